@@ -1,0 +1,42 @@
+# make repro: from a fresh clone to the table. make test: from a fresh clone to passing tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+export DVC_NO_ANALYTICS = 1
+export DO_NOT_TRACK = 1
+export PREFECT_SERVER_ANALYTICS_ENABLED = false
+export RAY_USAGE_STATS_ENABLED = 0
+
+.PHONY: repro test test-all lint bench clean
+
+repro: $(VENV)/installed-pipeline
+	@git rev-parse --is-inside-work-tree >/dev/null 2>&1 || $(BIN)/dvc config --local core.no_scm true
+	$(BIN)/dvc repro
+	@cat reports/results.md
+	@echo "The whole report: reports/index.html"
+
+test: $(VENV)/installed-test lint
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(VENV)/installed-test lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-test
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+
+bench: $(VENV)/installed-bench
+	$(BIN)/python -m benchmarks
+
+# One environment; each extra adds to it when pyproject.toml or the constraints change.
+$(VENV)/installed-%: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is " + sys.version)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing flowvae[$*] into $(VENV): minutes the first time"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
+	@touch $@
+
+# Everything that dvc repro makes, but not the environment or DVC's cache.
+clean:
+	rm -rf data models timings logs

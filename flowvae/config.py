@@ -1,0 +1,103 @@
+"""The schema of the library's settings: frozen, strict, without defaults.
+
+Values live in `params.yaml` alone, so no field has a default. An unknown, missing,
+mistyped or out-of-range key is an error that names the key. Each flow family keeps
+its own schema beside its code, in `flowvae.flows`.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+ImageShape = Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Field(strict=False)]
+Widths = Annotated[tuple[PositiveInt, ...], Field(strict=False)]  # YAML and JSON have lists only
+
+
+class Config(BaseModel):
+    """Base of every settings object: immutable, typed, closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class FlowConfig(Config):
+    """What every flow family has in its settings; `flow` names the entry of FLOWS."""
+
+    flow: str
+    num_transforms: NonNegativeInt
+
+
+class EncoderConfig(Config):
+    """Convolution and pooling layers, then fully connected layers."""
+
+    channels: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1, max_length=4)]
+    hidden_features: Widths
+    context_features: PositiveInt
+
+
+class DecoderConfig(Config):
+    """Fully connected layers, then transposed convolutions; the mirror of the encoder."""
+
+    channels: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1, max_length=4)]
+    hidden_features: Widths
+
+
+class ModelConfig(Config):
+    """All of a VAE but its flow."""
+
+    latent_dim: PositiveInt
+    encoder: EncoderConfig
+    decoder: DecoderConfig
+
+
+class DataConfig(Config):
+    """Which images, and how grey values become bits."""
+
+    name: Literal["mnist"]
+    binarization: Literal["static", "larochelle", "dynamic", "threshold"]
+    seed: NonNegativeInt
+    fallback: bool
+
+
+class TrainingConfig(Config):
+    """One optimization run; `batch_size` is that of the global batch.
+
+    The learning rate rises linearly over `warmup_steps`, holds until `decay_start` (a fraction
+    of all steps), and falls along a cosine to `final_learning_rate`.
+    """
+
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    learning_rate: PositiveFloat
+    final_learning_rate: NonNegativeFloat
+    warmup_steps: NonNegativeInt
+    decay_start: Fraction
+    weight_decay: NonNegativeFloat
+    max_grad_norm: PositiveFloat
+    kl_warmup_fraction: Fraction
+
+
+class EvaluationConfig(Config):
+    """How a trained model is scored on the test set."""
+
+    num_elbo_samples: Annotated[int, Field(ge=2)]
+    num_importance_samples: PositiveInt
+    num_nll_images: Annotated[int, Field(ge=2)]
+    chunk_size: Annotated[int, Field(ge=1000)]
+    num_figure_images: PositiveInt
+    seed: NonNegativeInt
+
+
+class InterpolationConfig(Config):
+    """Paths between pairs of test images of different digits, for two variants side by side."""
+
+    left: str
+    right: str
+    path: Literal["linear", "spherical"]
+    num_pairs: PositiveInt
+    num_steps: Annotated[int, Field(ge=2)]
+    seed: NonNegativeInt

@@ -1,0 +1,83 @@
+"""Distributions over the latent space: a diagonal normal, and one pushed through a transform."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from flowvae.transforms import Transform
+
+
+class DiagonalNormal:
+    """N(loc, diag(scale^2)) over the last axis.
+
+    Args:
+        loc: mean, shape (batch, D).
+        scale: standard deviation, positive, shape (batch, D).
+
+    Raises:
+        ValueError: loc and scale differ in shape.
+    """
+
+    def __init__(self, loc: Tensor, scale: Tensor) -> None:
+        if loc.shape != scale.shape:
+            raise ValueError(f"expected loc and scale of one shape, got {tuple(loc.shape)} and {tuple(scale.shape)}")
+        self.loc, self.scale = loc, scale
+
+    def rsample_and_log_prob(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Reparameterized draw z = loc + scale * noise and log q(z).
+
+        Args:
+            noise: standard-normal draws, shape (*sample_shape, batch, D).
+
+        Returns:
+            z, shape of noise, and log q(z) in nats, shape (*sample_shape, batch).
+        """
+        return self.loc + self.scale * noise, standard_normal_log_prob(noise) - self.scale.log().sum(-1)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log q(z) in nats, shape z.shape[:-1]."""
+        return standard_normal_log_prob((z - self.loc) / self.scale) - self.scale.log().sum(-1)
+
+
+class TransformedDistribution:
+    """The law of f(z0), z0 ~ base: the posterior q_K of a normalizing flow.
+
+        log q_K(z_K) = log q_0(z_0) - sum_k ln|det df_k/dz_{k-1}|
+
+    Rezende & Mohamed 2015, arXiv:1505.05770, equation 13.
+    """
+
+    def __init__(self, base: DiagonalNormal, transform: Transform) -> None:
+        self.base, self.transform = base, transform
+
+    def rsample_and_log_prob(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw and score together, which works for every transform.
+
+        Args:
+            noise: standard-normal draws, shape (*sample_shape, batch, D).
+
+        Returns:
+            z_K, shape of noise, and log q_K(z_K) in nats, shape (*sample_shape, batch).
+        """
+        z, log_prob = self.base.rsample_and_log_prob(noise)
+        z, ladj = self.transform.call_and_ladj(z)
+        return z, log_prob - ladj
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log q_K(z) in nats, shape z.shape[:-1].
+
+        Raises:
+            NotImplementedError: the transform has no closed-form inverse.
+        """
+        z0 = self.transform.inv(z)
+        return self.base.log_prob(z0) - self.transform.call_and_ladj(z0)[1]
+
+    def push_loc(self) -> Tensor:
+        """f(loc): the base mean pushed through the flow, shape (batch, D)."""
+        return self.transform.call_and_ladj(self.base.loc)[0]
+
+
+def standard_normal_log_prob(z: Tensor) -> Tensor:
+    """log N(z; 0, I) in nats over the last axis, shape z.shape[:-1]."""
+    return -0.5 * (z.square().sum(-1) + z.shape[-1] * math.log(2 * torch.pi))

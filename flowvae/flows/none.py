@@ -1,0 +1,25 @@
+"""No flow: the plain VAE, whose posterior is its diagonal normal base."""
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from flowvae.config import FlowConfig
+from flowvae.transforms import ComposedTransform
+
+
+class NoFlowConfig(FlowConfig):
+    flow: Literal["none"]
+    num_transforms: Literal[0]
+
+
+class NoFlow(nn.Module):
+    """The identity, whatever the context."""
+
+    context_features = 0
+
+    def __init__(self, latent_dim: int, context_features: int, *, num_transforms: int) -> None:
+        super().__init__()
+
+    def forward(self, context: Tensor) -> ComposedTransform:
+        return ComposedTransform(())

@@ -1,0 +1,44 @@
+"""Bounds on log p(x), one value per image."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from flowvae.vae import LogDensities
+
+
+def elbo(densities: LogDensities, kl_weight: float = 1.0) -> Tensor:
+    """Evidence lower bound log p(x|zK) - kl_weight * (log q_K(zK|x) - log p(zK)), in nats.
+
+    The negative of F(x) in Rezende & Mohamed 2015, arXiv:1505.05770, equation 15; kl_weight is
+    the inverse temperature beta_t of its equation 20, applied to the KL term.
+
+    Args:
+        densities: of a VAE at draws of shape (*sample_shape, batch).
+        kl_weight: weight of the KL term, 1 for the bound itself.
+
+    Returns:
+        shape (*sample_shape, batch).
+    """
+    return densities.log_likelihood - kl_weight * kl(densities)
+
+
+def kl(densities: LogDensities) -> Tensor:
+    """Monte Carlo log q_K(zK|x) - log p(zK) in nats, shape (*sample_shape, batch)."""
+    return densities.log_posterior - densities.log_prior
+
+
+def importance_weighted_bound(densities: LogDensities) -> Tensor:
+    """log 1/S sum_s p(x, z_s) / q(z_s|x) in nats, over the first axis.
+
+    Burda, Grosse & Salakhutdinov 2016, arXiv:1509.00519, equation 8. It rises to log p(x) with S.
+
+    Args:
+        densities: of a VAE at draws of shape (S, batch).
+
+    Returns:
+        shape (batch,).
+    """
+    log_weights = elbo(densities)
+    return torch.logsumexp(log_weights, dim=0) - math.log(len(log_weights))

@@ -1,0 +1,20 @@
+"""Random numbers as a function of (seed, purpose, position), never of what was drawn before."""
+
+import numpy as np
+import torch
+
+PURPOSES = ("binarization", "order", "latent", "importance", "split", "pairs", "subset", "prior")
+
+
+def generator(device: torch.device | str, seed: int, purpose: str, *position: int) -> torch.Generator:
+    """A fresh generator, independent of those of every other (seed, purpose, position).
+
+    Args:
+        device: where it draws.
+        seed: of the experiment.
+        purpose: what is drawn, one of PURPOSES.
+        position: where in the experiment, e.g. (epoch, step).
+    """
+    words = np.random.SeedSequence((seed, PURPOSES.index(purpose), *position)).generate_state(2)
+    low, high = (int(word) for word in words)
+    return torch.Generator(device).manual_seed(low | (high >> 1) << 32)

@@ -1,0 +1,1 @@
+"""The assembly line: stages that read files, call flowvae, and write files."""

@@ -1,0 +1,24 @@
+"""Where this process computes: from the environment, never from params.yaml."""
+
+import os
+
+import torch
+
+from flowvae.errors import InputError
+
+
+def pick_device() -> torch.device:
+    """FLOWVAE_DEVICE if set, else the GPU where there is one, else the CPU with all its cores.
+
+    Raises:
+        InputError: FLOWVAE_DEVICE names no device of this machine.
+    """
+    torch.use_deterministic_algorithms(True)
+    name = os.environ.get("FLOWVAE_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"FLOWVAE_DEVICE: {name!r} cannot be used ({reason}); try cpu or cuda") from error
+    return device

@@ -1,0 +1,164 @@
+"""params.yaml -> typed config; every mistake is one line that names the key."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from flowvae.config import (
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    ImageShape,
+    InterpolationConfig,
+    ModelConfig,
+    NonNegativeInt,
+    TrainingConfig,
+)
+from flowvae.errors import InputError
+from flowvae.flows import AnyFlowConfig
+from flowvae.vae import VAEConfig, build_vae
+
+VariantName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+Seeds = Annotated[tuple[NonNegativeInt, ...], Field(strict=False, min_length=1)]
+
+
+class ReportConfig(Config):
+    """What the report says of the runs."""
+
+    title: Annotated[str, Field(min_length=1)]
+    reference: str
+
+
+class Params(Config):
+    """All of params.yaml."""
+
+    data: DataConfig
+    model: ModelConfig
+    variants: Annotated[dict[VariantName, AnyFlowConfig], Field(min_length=1)]
+    seeds: Seeds
+    training: TrainingConfig
+    evaluation: EvaluationConfig
+    interpolation: InterpolationConfig
+    report: ReportConfig
+
+    def vae_config(self, variant: str, image_shape: ImageShape) -> VAEConfig:
+        """The model of one row of the table."""
+        return VAEConfig(model=self.model, flow=self.variants[variant], image_shape=image_shape)
+
+    def check_run(self, variant: str, seed: int) -> None:
+        """Raise InputError unless params.yaml declares this run."""
+        if variant not in self.variants:
+            raise InputError(f"params.yaml: variants: expected {variant!r} among {', '.join(self.variants)}")
+        if seed not in self.seeds:
+            raise InputError(f"params.yaml: seeds: expected {seed} among {list(self.seeds)}")
+
+
+def run_key(variant: str, seed: int) -> str:
+    """The name that files of one run carry; the same as DVC's key of a stage instance."""
+    return f"{variant}-{seed}"
+
+
+def load_params(path: Path) -> Params:
+    """Read and check params.yaml.
+
+    Raises:
+        InputError: one line per unknown, missing, mistyped, out-of-range or contradictory key.
+    """
+    try:
+        params = Params.model_validate(read_yaml(path))
+    except ValidationError as error:
+        raise InputError("\n".join(f"{path}: {describe(problem)}" for problem in error.errors())) from None
+    if problems := list(contradictions(params)):
+        raise InputError("\n".join(f"{path}: {problem}" for problem in problems))
+    return params
+
+
+def read_yaml(path: Path) -> Any:
+    """The plain contents of a YAML file.
+
+    Raises:
+        InputError: it is missing, or not YAML (a key twice counts).
+    """
+    try:
+        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', error)})") from error
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise InputError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)})") from error
+
+
+def describe(problem: dict[str, Any]) -> str:
+    """One pydantic error as 'key.path: what is wrong'."""
+    # A discriminated union puts the chosen family's name into the path; it is no key of the file.
+    location = [str(part) for part in problem["loc"] if part not in ("[key]",)]
+    if location[:1] == ["variants"] and len(location) > 2:
+        del location[2]
+    key = ".".join(location) or "the file"
+    match problem["type"]:
+        case "extra_forbidden":
+            return f"{key}: unknown key; remove it or mend its spelling"
+        case "missing":
+            return f"{key}: missing key; add it"
+        case "union_tag_invalid":
+            return f"{key}.flow: expected one of {problem['ctx']['expected_tags']}, got {problem['ctx']['tag']!r}"
+        case "union_tag_not_found":
+            return f"{key}.flow: missing key; add it"
+    message = problem["msg"][0].lower() + problem["msg"][1:]
+    return f"{key}: {message}, got {problem['input']!r}"
+
+
+def contradictions(params: Params) -> Any:
+    """Keys that are fine alone and wrong together, each as one line."""
+    named = {
+        "interpolation.left": params.interpolation.left,
+        "interpolation.right": params.interpolation.right,
+        "report.reference": params.report.reference,
+    }
+    for key, variant in named.items():
+        if variant not in params.variants:
+            yield f"{key}: expected one of the variants ({', '.join(params.variants)}), got {variant!r}"
+    if len(set(params.seeds)) < len(params.seeds):
+        yield f"seeds: expected each seed once, got {list(params.seeds)}"
+    for variant in params.variants:
+        try:
+            with torch.device("meta"):  # shapes alone: no memory, no arithmetic
+                build_vae(params.vae_config(variant, IMAGE_SHAPES[params.data.name]), seed=0)
+        except ValueError as error:
+            yield f"variants.{variant} with model: {error}"
+
+
+def unread_keys(params: Any, stages: dict[str, Any]) -> list[str]:
+    """Keys of params.yaml that no stage of dvc.yaml lists, as dotted paths.
+
+    Args:
+        params: contents of params.yaml.
+        stages: `stages` of dvc.yaml.
+    """
+    listed = [
+        entry.replace("${item.variant}", "*").split(".")
+        for stage in stages.values()
+        for entry in stage.get("params", ())
+    ]
+    return [
+        ".".join(path)
+        for path in leaf_paths(params)
+        if not any(
+            all(part in ("*", key) for part, key in zip(prefix, path)) and len(prefix) <= len(path) for prefix in listed
+        )
+    ]
+
+
+def leaf_paths(tree: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Paths of all values that are not mappings."""
+    if not isinstance(tree, dict):
+        return [path]
+    return [leaf for key, value in tree.items() for leaf in leaf_paths(value, (*path, str(key)))]
+
+
+IMAGE_SHAPES = {"mnist": (1, 28, 28)}

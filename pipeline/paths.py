@@ -1,0 +1,22 @@
+"""Where each stage reads and writes, relative to the project's folder. dvc.yaml names the same files."""
+
+import os
+from pathlib import Path
+
+SOURCE = Path("data/source.json")
+DOWNLOADS = Path("data/raw")
+PREPARED = Path("data/prepared")
+MODELS = Path("models")
+CURVES = Path("curves")
+METRICS = Path("metrics")
+PROTOCOLS = METRICS / "protocol"
+REPORTS = Path("reports")
+FIGURES = REPORTS / "figures"
+TIMINGS = Path("timings")  # not an output of any stage: times differ from run to run
+LOGS = Path("logs")
+
+
+def data_roots() -> list[Path]:
+    """Where data files are looked for: FLOWVAE_DATA_ROOT if set, then earlier downloads."""
+    given = os.environ.get("FLOWVAE_DATA_ROOT")
+    return [Path(given), DOWNLOADS] if given else [DOWNLOADS]

@@ -1,0 +1,1 @@
+"""What the report is made of: the table, the figures, the page."""

@@ -1,0 +1,103 @@
+"""The report as Markdown and as one self-contained HTML page."""
+
+import base64
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from flowvae.errors import InputError
+from pipeline import paths
+from pipeline.files import read_csv
+from pipeline.params import Params, run_key
+from pipeline.report.table import HEADINGS, Run, Summary, cells, describe_protocol, markdown
+
+HERE = Path(__file__).parent
+PUBLISHED_HEADINGS = ("source", "data", "posterior", "k", "-ELBO", "NLL", "protocol", "checked")
+
+
+def published() -> list[tuple[str, ...]]:
+    """Rows of what others reached, under PUBLISHED_HEADINGS."""
+    return [
+        (
+            row["source"],
+            f"{row['dataset']}, {row['binarization']}",
+            row["posterior"],
+            row["num_transforms"],
+            row["negative_elbo_nats"] or "–",
+            nll_cell(row),
+            row["protocol"],
+            row["verified"],
+        )
+        for row in read_csv(HERE / "published.csv")
+    ]
+
+
+def nll_cell(row: dict[str, str]) -> str:
+    samples = f" ({row['importance_samples']} samples)" if row["importance_samples"] else ""
+    return f"{row['nll_nats']}{samples}" if row["nll_nats"] else "–"
+
+
+def markdown_page(params: Params, runs: list[Run], rows: list[Summary]) -> str:
+    """reports/results.md."""
+    banner = runs[0].protocol["data"]["banner"]
+    parts = [
+        f"# {params.report.title}",
+        *([f"> **{banner}**"] if banner else []),
+        markdown(HEADINGS, [cells(row) for row in rows]),
+        describe_protocol(runs, params.report.reference),
+        "![-ELBO and NLL against depth](figures/nll_against_depth.png)",
+        "![Interpolation](figures/interpolation.png)",
+        interpolation_caption(params),
+        "## What others reached",
+        "Each with its own protocol, so not comparable with the table above, nor always with each other.",
+        markdown(PUBLISHED_HEADINGS, [tuple(cell.replace("|", "\\|") for cell in row) for row in published()]),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def html_page(params: Params, runs: list[Run], rows: list[Summary]) -> str:
+    """reports/index.html: every picture is inside."""
+    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
+    best = min(row.negative_elbo for row in rows)
+    return environment.get_template("page.html.j2").render(
+        title=params.report.title,
+        banner=runs[0].protocol["data"]["banner"],
+        headings=[heading.replace("\\|", "|") for heading in HEADINGS],
+        rows=[{"cells": cells(row), "best": row.negative_elbo == best} for row in rows],
+        protocol=describe_protocol(runs, params.report.reference),
+        images={
+            "depth": data_uri(paths.FIGURES / "nll_against_depth.png"),
+            "curves": data_uri(paths.FIGURES / "learning_curves.png"),
+            "interpolation": data_uri(paths.FIGURES / "interpolation.png"),
+        },
+        interpolation=interpolation_caption(params),
+        runs=[run_pictures(run) for run in runs],
+        published_headings=PUBLISHED_HEADINGS,
+        published=published(),
+    )
+
+
+def interpolation_caption(params: Params) -> str:
+    config = params.interpolation
+    return (
+        f"Latent interpolation, {config.left} (left) beside {config.right} (right), seed {params.seeds[0]}. Each row: "
+        f"two real test images of different digits at the ends, between them the decoded {config.path} path from one's "
+        f"posterior mean, pushed through the flow, to the other's."
+    )
+
+
+def run_pictures(run: Run) -> dict[str, str]:
+    key = run_key(run.variant, run.seed)
+    kinds = ("samples", "reconstructions")
+    return {"name": f"{run.variant}, seed {run.seed}"} | {
+        kind: data_uri(paths.FIGURES / kind / f"{key}.png") for kind in kinds
+    }
+
+
+def data_uri(path: Path) -> str:
+    """A PNG file as a data: address."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); run dvc repro to make it") from error
+    return "data:image/png;base64," + base64.b64encode(content).decode()

@@ -1,0 +1,40 @@
+"""prepare: binarize and split the images that `fetch` found."""
+
+import sys
+
+from flowvae.config import DataConfig
+from flowvae.data.arrays import write_arrays
+from flowvae.data.sources import Source, has_mnist, larochelle_files, read_fallback, read_larochelle, read_mnist
+from pipeline import paths
+from pipeline.files import read_json
+from pipeline.params import Params
+
+
+def run(params: Params) -> None:
+    data = params.data
+    name = read_json(paths.SOURCE)["source"]
+    source = read_source(name, data)
+    metadata = write_arrays(
+        paths.PREPARED,
+        source.arrays,
+        dataset=source.dataset,
+        source=name,
+        origin=source.origin,
+        binarization=data.binarization,
+        binarization_seed=data.seed,
+        split=source.split,
+        banner=source.banner,
+    )
+    counts = " / ".join(f"{count:,} {split}" for split, count in metadata.counts.items())
+    print(f"prepare: {source.dataset}, {data.binarization} binarization: {counts}")
+    if source.banner:
+        print(source.banner, file=sys.stderr)
+
+
+def read_source(name: str, data: DataConfig) -> Source:
+    roots = paths.data_roots()
+    if name == "larochelle":
+        return read_larochelle(next(filter(larochelle_files, roots), roots[0]))
+    if name == "mnist":
+        return read_mnist(next(filter(has_mnist, roots), roots[0]), data.binarization, data.seed)
+    return read_fallback(data.binarization, data.seed)
