@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
@@ -53,12 +54,15 @@ def load(folder: Path | str, device: torch.device | str = "cpu") -> VAE:
         raise InputError(
             f"{folder / WEIGHTS}: damaged, its checksum is not the one in {CONFIG}; train the variant again"
         )
-    vae = build_vae(saved.vae, seed=0)
+    try:
+        vae = build_vae(saved.vae, seed=0)
+    except ValueError as error:
+        raise InputError(f"{folder / CONFIG}: describes no model ({error}); train the variant again") from error
     try:
         vae.load_state_dict(load_tensors(weights))
-    except RuntimeError as error:
+    except (RuntimeError, SafetensorError) as error:
         raise InputError(
-            f"{folder / WEIGHTS}: does not fit this version's {type(vae).__name__}; train the variant again"
+            f"{folder / WEIGHTS}: does not fit its config or this version; train the variant again"
         ) from error
     return vae.to(device).eval()
 

@@ -66,11 +66,14 @@ class DataConfig(Config):
 class TrainingConfig(Config):
     """One optimization run; `batch_size` is that of the global batch.
 
+    It lasts `epochs`, or as many more as give `min_steps`, so that a small data set is not left
+    with a handful of steps.
     The learning rate rises linearly over `warmup_steps`, holds until `decay_start` (a fraction
     of all steps), and falls along a cosine to `final_learning_rate`.
     """
 
     epochs: PositiveInt
+    min_steps: NonNegativeInt
     batch_size: PositiveInt
     learning_rate: PositiveFloat
     final_learning_rate: NonNegativeFloat

@@ -2,10 +2,17 @@
 
 import math
 
-import torch
 from torch import Tensor
 
 from flowvae.transforms import Transform
+
+
+class StandardNormal:
+    """N(0, I) over the last axis: the prior, and the law of the reparameterization noise."""
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log N(z; 0, I) in nats, shape z.shape[:-1]."""
+        return -0.5 * (z.square().sum(-1) + z.shape[-1] * math.log(2 * math.pi))
 
 
 class DiagonalNormal:
@@ -33,11 +40,11 @@ class DiagonalNormal:
         Returns:
             z, shape of noise, and log q(z) in nats, shape (*sample_shape, batch).
         """
-        return self.loc + self.scale * noise, standard_normal_log_prob(noise) - self.scale.log().sum(-1)
+        return self.loc + self.scale * noise, StandardNormal().log_prob(noise) - self.scale.log().sum(-1)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log q(z) in nats, shape z.shape[:-1]."""
-        return standard_normal_log_prob((z - self.loc) / self.scale) - self.scale.log().sum(-1)
+        return StandardNormal().log_prob((z - self.loc) / self.scale) - self.scale.log().sum(-1)
 
 
 class TransformedDistribution:
@@ -76,8 +83,3 @@ class TransformedDistribution:
     def push_loc(self) -> Tensor:
         """f(loc): the base mean pushed through the flow, shape (batch, D)."""
         return self.transform.call_and_ladj(self.base.loc)[0]
-
-
-def standard_normal_log_prob(z: Tensor) -> Tensor:
-    """log N(z; 0, I) in nats over the last axis, shape z.shape[:-1]."""
-    return -0.5 * (z.square().sum(-1) + z.shape[-1] * math.log(2 * torch.pi))

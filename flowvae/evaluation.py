@@ -1,6 +1,5 @@
 """How good a trained VAE is: -log p(x|z), KL, -ELBO, NLL, active units."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +7,7 @@ from torch import Tensor
 
 from flowvae.config import EvaluationConfig
 from flowvae.data.images import ImageSet
-from flowvae.objectives import elbo, kl
+from flowvae.objectives import elbo, kl, log_mean_exp
 from flowvae.randomness import generator
 from flowvae.vae import VAE, LogDensities
 
@@ -104,7 +103,7 @@ def importance_weighted_nats(
         elbo(_draw(vae, images, indices, min(at_once, num_samples - done), noise))
         for done in range(0, num_samples, at_once)
     ]
-    return torch.logsumexp(torch.cat(log_weights), dim=0) - math.log(num_samples)
+    return log_mean_exp(torch.cat(log_weights))
 
 
 def _draw(vae: VAE, images: ImageSet, indices: Tensor, num_samples: int, noise: torch.Generator) -> LogDensities:

@@ -58,7 +58,9 @@ def interpolate(vae: VAE, start: Tensor, end: Tensor, num_steps: int, path: str)
 
 
 def different_digit_pairs(labels: Tensor, num_pairs: int, generator: torch.Generator) -> Tensor:
-    """Pairs of images whose labels differ, no image twice.
+    """Random pairs of images whose labels differ, no image twice.
+
+    Matching is greedy, so it finds at least half of the pairs that the labels could give.
 
     Args:
         labels: shape (N,).
@@ -69,7 +71,7 @@ def different_digit_pairs(labels: Tensor, num_pairs: int, generator: torch.Gener
         indices, shape (num_pairs, 2).
 
     Raises:
-        ValueError: the labels do not hold that many pairs.
+        ValueError: it found fewer pairs than that.
     """
     order = torch.randperm(len(labels), generator=generator).tolist()
     pairs: list[tuple[int, int]] = []

@@ -40,5 +40,9 @@ def importance_weighted_bound(densities: LogDensities) -> Tensor:
     Returns:
         shape (batch,).
     """
-    log_weights = elbo(densities)
-    return torch.logsumexp(log_weights, dim=0) - math.log(len(log_weights))
+    return log_mean_exp(elbo(densities))
+
+
+def log_mean_exp(values: Tensor) -> Tensor:
+    """log of the mean of exp(values) over the first axis, shape values.shape[1:]."""
+    return torch.logsumexp(values, dim=0) - math.log(len(values))

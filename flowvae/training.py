@@ -80,12 +80,14 @@ def fit(
     device, dtype = train.pixels.device, next(vae.parameters()).dtype
     optimizer = torch.optim.AdamW(vae.parameters(), weight_decay=config.weight_decay, fused=True)
     steps_per_epoch = math.ceil(len(train) / config.batch_size)
-    num_steps = config.epochs * steps_per_epoch
+    num_epochs = epochs_for(len(train), config)
+    num_steps = num_epochs * steps_per_epoch
     valid = valid.freeze(generator(device, seed, "binarization"))
+    check_every = 1 if device.type == "cpu" else STEPS_BETWEEN_CHECKS
     records: list[EpochRecord] = []
     best, best_weights = math.inf, {}
     step = 0
-    for epoch in range(config.epochs):
+    for epoch in range(num_epochs):
         vae.train()
         sums = torch.zeros(3, device=device, dtype=dtype)  # -ELBO, -log p(x|z), KL over the epoch
         order = torch.randperm(len(train), generator=generator("cpu", seed, "order", epoch)).to(device)
@@ -104,7 +106,7 @@ def fit(
             optimizer.zero_grad()
             loss.backward()
             grad_norm = nn.utils.clip_grad_norm_(vae.parameters(), config.max_grad_norm)
-            if step % CHECK_EVERY[device.type] == 0 and not (loss + grad_norm).isfinite():
+            if step % check_every == 0 and not (loss + grad_norm).isfinite():
                 raise NonFiniteLossError(epoch + 1, step + 1, indices, vae)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, num_steps, config)
@@ -144,6 +146,11 @@ def loss_terms(densities: LogDensities) -> Tensor:
     return torch.stack((-elbo(densities), -densities.log_likelihood, kl(densities)))
 
 
+def epochs_for(num_images: int, config: TrainingConfig) -> int:
+    """How many epochs a run on so many images lasts: `epochs`, or more to reach `min_steps`."""
+    return max(config.epochs, math.ceil(config.min_steps / math.ceil(num_images / config.batch_size)))
+
+
 def learning_rate(step: int, num_steps: int, config: TrainingConfig) -> float:
     """Linear warm-up, a plateau until `decay_start`, then a cosine to `final_learning_rate`."""
     warmup = min(1.0, (step + 1) / (config.warmup_steps + 1))
@@ -164,5 +171,5 @@ def norm(tensor: Tensor | None) -> float | None:
     return None if tensor is None else tensor.detach().norm().item()
 
 
-CHECK_EVERY = {"cpu": 1, "cuda": 100}  # steps between looks at the loss: a look makes a GPU wait
+STEPS_BETWEEN_CHECKS = 100  # of the loss on a GPU, which a look makes wait
 VALIDATION_BATCH = 500

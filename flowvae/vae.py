@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from flowvae.config import Config, ImageShape, ModelConfig
-from flowvae.distributions import DiagonalNormal, TransformedDistribution, standard_normal_log_prob
+from flowvae.distributions import DiagonalNormal, StandardNormal, TransformedDistribution
 from flowvae.flows import AnyFlowConfig, build_flow
 from flowvae.likelihoods import Bernoulli
 from flowvae.networks import ConvDecoder, ConvEncoder
@@ -25,6 +25,7 @@ class VAE(nn.Module):
     def __init__(self, encoder: nn.Module, flow: nn.Module, decoder: nn.Module, latent_dim: int) -> None:
         super().__init__()
         self.encoder, self.flow, self.decoder, self.latent_dim = encoder, flow, decoder, latent_dim
+        self.prior = StandardNormal()  # at zK
 
     def posterior(self, x: Tensor) -> TransformedDistribution:
         """q(z|x) for images x, shape (batch, C, H, W)."""
@@ -34,10 +35,6 @@ class VAE(nn.Module):
     def likelihood(self, z: Tensor) -> Bernoulli:
         """p(x|z) for latents z, shape (*sample_shape, batch, D)."""
         return Bernoulli(self.decoder(z))
-
-    def prior_log_prob(self, z: Tensor) -> Tensor:
-        """log p(z) = log N(z; 0, I) in nats, taken at zK; shape z.shape[:-1]."""
-        return standard_normal_log_prob(z)
 
     def forward(self, x: Tensor, noise: Tensor) -> "LogDensities":
         """Every log density that a bound on log p(x) is made of, at reparameterized draws.
@@ -49,7 +46,7 @@ class VAE(nn.Module):
             noise: standard-normal draws, shape (*sample_shape, batch, D).
         """
         z, log_posterior = self.posterior(x).rsample_and_log_prob(noise)
-        return LogDensities(self.likelihood(z).log_prob(x), self.prior_log_prob(z), log_posterior, z)
+        return LogDensities(self.likelihood(z).log_prob(x), self.prior.log_prob(z), log_posterior, z)
 
 
 class LogDensities(NamedTuple):

@@ -1,9 +1,12 @@
 """Images side by side."""
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 GAP = 2  # pixels between images
+TITLE_HEIGHT = 30  # pixels
+TITLE_SIZE = 18  # pixels, of the font
 
 
 def image_grid(images: Tensor, zoom: int = 1) -> np.ndarray:
@@ -25,3 +28,22 @@ def image_grid(images: Tensor, zoom: int = 1) -> np.ndarray:
             top, left = GAP + y * step_y, GAP + x * step_x
             canvas[top : top + height * zoom, left : left + width * zoom] = tiles[y, x]
     return canvas
+
+
+def with_titles(ink: np.ndarray, titles: list[str]) -> np.ndarray:
+    """A strip of titles above an image, each centred over its share of the width.
+
+    Args:
+        ink: shape (H, W), in [0, 1].
+        titles: left to right.
+
+    Returns:
+        shape (TITLE_HEIGHT + H, W).
+    """
+    width = ink.shape[1]
+    strip = Image.new("L", (width, TITLE_HEIGHT))
+    draw, font = ImageDraw.Draw(strip), ImageFont.load_default(TITLE_SIZE)
+    for i, title in enumerate(titles):
+        centre = (i + 0.5) * width / len(titles)
+        draw.text((centre, TITLE_HEIGHT / 2), title, fill=255, font=font, anchor="mm")
+    return np.concatenate((np.asarray(strip, np.float32) / 255, ink))

@@ -2,10 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
+from pydantic import AfterValidator, ValidationError
 from torch import Tensor
 
 from flowvae.config import Config, ImageShape
@@ -17,6 +18,17 @@ METADATA = "metadata.json"
 SPLITS = ("train", "valid", "test")
 
 
+def _exactly(*names: str) -> AfterValidator:
+    """A mapping with just these keys."""
+
+    def check(mapping: dict[str, Any]) -> dict[str, Any]:
+        if set(mapping) != set(names):
+            raise ValueError(f"expected the keys {', '.join(names)}, got {', '.join(mapping)}")
+        return mapping
+
+    return AfterValidator(check)
+
+
 class Metadata(Config):
     """What the arrays are, for the protocol of every number made from them."""
 
@@ -26,10 +38,10 @@ class Metadata(Config):
     binarization: str
     binarization_seed: int
     split: str
-    counts: dict[str, int]
+    counts: Annotated[dict[str, int], _exactly(*SPLITS)]
     image_shape: ImageShape
     banner: str | None  # what readers must know before they compare numbers
-    sha256: dict[str, str]
+    sha256: Annotated[dict[str, str], _exactly(*SPLITS, "test_labels")]
 
 
 def write_arrays(folder: Path, arrays: dict[str, Tensor], **metadata: object) -> Metadata:

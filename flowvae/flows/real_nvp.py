@@ -34,14 +34,15 @@ class CouplingTransform(Transform):
         sizes: the sizes of the two blocks.
         moved: which block is transformed, 0 or 1.
         log_scale_bound: bound on |s|.
+        gain: factor on what the net returns.
     """
 
     has_inverse = True
 
     def __init__(
-        self, net: MLP, context: Tensor | None, sizes: tuple[int, int], moved: int, log_scale_bound: float
+        self, net: MLP, context: Tensor | None, sizes: tuple[int, int], moved: int, log_scale_bound: float, gain: float
     ) -> None:
-        self.net, self.context = net, context
+        self.net, self.context, self.gain = net, context, gain
         self.sizes, self.moved, self.log_scale_bound = sizes, moved, log_scale_bound
 
     def call_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,7 +58,7 @@ class CouplingTransform(Transform):
         return torch.cat(blocks, dim=-1)
 
     def _scale_and_shift(self, kept: Tensor) -> tuple[Tensor, Tensor]:
-        raw, t = self.net(kept, self.context).chunk(2, dim=-1)
+        raw, t = (self.gain * self.net(kept, self.context)).chunk(2, dim=-1)
         return self.log_scale_bound * torch.tanh(raw / self.log_scale_bound), t
 
 
@@ -66,7 +67,9 @@ class RealNVP(nn.Module):
 
     The first coupling of a pair moves the second block of the latent vector, the second moves the
     first, so no dimension is left untransformed; an odd D splits into blocks of D // 2 and the
-    rest. The last layer of every net starts at zero: the flow starts as the identity.
+    rest. The last layer of every net starts at zero: the flow starts as the identity. What a net
+    returns is multiplied by 1 / sqrt(2K): Adam moves all 2K couplings by about as much at each
+    step, however many there are, and without the factor deep stacks train worse than shallow ones.
 
     Args:
         latent_dim: D, at least 2.
@@ -97,7 +100,7 @@ class RealNVP(nn.Module):
             )
         self.context_features = context_features if context else 0
         self.sizes = (latent_dim // 2, latent_dim - latent_dim // 2)
-        self.log_scale_bound = log_scale_bound
+        self.log_scale_bound, self.gain = log_scale_bound, (2 * num_transforms) ** -0.5
         self.nets = nn.ModuleList(
             MLP(self.sizes[1 - moved], hidden_features, 2 * self.sizes[moved], self.context_features).zero_last()
             for _ in range(num_transforms)
@@ -108,7 +111,7 @@ class RealNVP(nn.Module):
         bound = context if self.context_features else None
         return ComposedTransform(
             [
-                CouplingTransform(net, bound, self.sizes, ALTERNATING[i % 2], self.log_scale_bound)
+                CouplingTransform(net, bound, self.sizes, ALTERNATING[i % 2], self.log_scale_bound, self.gain)
                 for i, net in enumerate(self.nets)
             ]
         )

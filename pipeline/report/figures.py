@@ -24,6 +24,7 @@ STYLE = {
 }
 COLORMAPS = ("Blues", "Oranges", "Greens", "Purples", "Reds")  # one per family, darker with depth
 BASE_COLOR = "black"
+SPLITS = {"train": "training images", "valid": "validation images"}
 VISIBLE_NATS = 25  # learning curves start hundreds of nats up; the view begins this far above the best
 
 
@@ -32,17 +33,17 @@ def learning_curves(runs: Sequence[Run], path: Path) -> None:
     with plt.rc_context(STYLE):
         figure, panels = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True, layout="constrained")
         colors = family_colors(runs)
-        for panel, split in zip(panels, ("train", "valid"), strict=True):
+        for panel, (split, title) in zip(panels, SPLITS.items(), strict=True):
             for run in runs:
                 label = run.variant if run.seed == runs[0].seed else None
                 epochs = [point["epoch"] for point in run.curve]
                 losses = [point[f"{split}_negative_elbo"] for point in run.curve]
                 marker = "." if len(epochs) < 20 else None
                 panel.plot(epochs, losses, color=colors[run.variant], label=label, marker=marker, linewidth=1.2)
-            panel.set(title={"train": "training images", "valid": "validation images"}[split], xlabel="epoch")
+            panel.set(title=title, xlabel="epoch")
             panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-        best = min(point["valid_negative_elbo"] for run in runs for point in run.curve)
-        panels[0].set(ylabel="-ELBO (nats)", ylim=(best - 2, best + VISIBLE_NATS))
+        losses = [point[f"{split}_negative_elbo"] for run in runs for point in run.curve for split in SPLITS]
+        panels[0].set(ylabel="−ELBO (nats)", ylim=(min(losses) - 2, min(losses) + VISIBLE_NATS))
         panels[1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
         save_png(figure, path)
 
@@ -51,7 +52,7 @@ def nll_against_depth(rows: Sequence[Summary], path: Path) -> None:
     """-ELBO and NLL against the number of transformations, per family, with standard errors."""
     with plt.rc_context(STYLE):
         figure, panels = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-        draw_depth(panels[0], rows, "negative_elbo", "-ELBO (nats)")
+        draw_depth(panels[0], rows, "negative_elbo", "−ELBO (nats)")
         draw_depth(panels[1], rows, "nll", "NLL (nats)")
         panels[1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
         save_png(figure, path)

@@ -12,7 +12,7 @@ from pipeline.params import Params, run_key
 from pipeline.report.table import HEADINGS, Run, Summary, cells, describe_protocol, markdown
 
 HERE = Path(__file__).parent
-PUBLISHED_HEADINGS = ("source", "data", "posterior", "k", "-ELBO", "NLL", "protocol", "checked")
+PUBLISHED_HEADINGS = ("source", "data", "posterior", "k", "−ELBO", "NLL", "protocol", "checked")
 
 
 def published() -> list[tuple[str, ...]]:
@@ -45,7 +45,7 @@ def markdown_page(params: Params, runs: list[Run], rows: list[Summary]) -> str:
         *([f"> **{banner}**"] if banner else []),
         markdown(HEADINGS, [cells(row) for row in rows]),
         describe_protocol(runs, params.report.reference),
-        "![-ELBO and NLL against depth](figures/nll_against_depth.png)",
+        "![−ELBO and NLL against depth](figures/nll_against_depth.png)",
         "![Interpolation](figures/interpolation.png)",
         interpolation_caption(params),
         "## What others reached",

@@ -47,7 +47,7 @@ class Run:
 
     def row(self) -> dict[str, Any]:
         """A row of results.csv."""
-        data, training = self.protocol["data"], self.protocol["training"]
+        data = self.protocol["data"]
         known = {
             "variant": self.variant,
             "flow": self.flow,
@@ -57,7 +57,7 @@ class Run:
             "binarization": data["binarization"],
             "num_train": data["counts"]["train"],
             "num_test": data["counts"]["test"],
-            "epochs": training["epochs"],
+            "epochs": self.protocol["epochs"],
             "num_importance_samples": self.protocol["evaluation"]["num_importance_samples"],
         }
         return {column: known[column] if column in known else self.metrics[column] for column in COLUMNS}
@@ -158,7 +158,7 @@ def summary(group: list[Run], base: float) -> Summary:
     )
 
 
-HEADINGS = ("variant", "k", "-log p(x\\|z)", "KL", "-ELBO", "gain", "NLL", "active units", "parameters")
+HEADINGS = ("variant", "k", "−log p(x\\|z)", "KL", "−ELBO", "gain", "NLL", "active units", "parameters")
 
 
 def cells(row: Summary) -> tuple[str, ...]:
@@ -193,12 +193,12 @@ def describe_protocol(runs: list[Run], reference: str) -> str:
     return (
         f"{data['dataset']}, {data['binarization']} binarization (seed {data['binarization_seed']}), "
         f"{counts['train']:,} / {counts['valid']:,} / {counts['test']:,} images ({data['split']}); "
-        f"{training['epochs']} epochs of batches of {training['batch_size']}, "
+        f"{protocol['epochs']} epochs of batches of {training['batch_size']}, "
         f"training seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}, "
         f"weights of the best epoch on validation. "
-        f"All values in nats per test image; ± is one standard error over test images. -ELBO and its terms: "
+        f"All values in nats per test image; ± is one standard error over test images. −ELBO and its terms: "
         f"{evaluation['num_elbo_samples']} draws per image, all test images. NLL: importance sampling with "
-        f"{evaluation['num_importance_samples']} draws, its gap to -ELBO measured on {evaluation['num_nll_images']:,} "
-        f"random test images. Gain: -ELBO of {reference} minus the row's. Retraining with another seed moves -ELBO by "
-        f"about 0.25 nat, so smaller differences mean nothing."
+        f"{evaluation['num_importance_samples']} draws, its gap to −ELBO measured on {evaluation['num_nll_images']:,} "
+        f"random test images. Gain: −ELBO of {reference} minus the row's. Rows also differ by the luck of training, "
+        "which more seeds would show."
     )

@@ -11,7 +11,7 @@ from flowvae.randomness import generator
 from pipeline import paths
 from pipeline.device import pick_device
 from pipeline.files import write_png
-from pipeline.grids import image_grid
+from pipeline.grids import image_grid, with_titles
 from pipeline.params import Params, run_key
 
 ZOOM = 2
@@ -34,7 +34,8 @@ def run(params: Params) -> None:
         start, end = (images.batch(pairs[:, i], dtype, bits) for i in (0, 1))
         path = interpolate(vae, start, end, config.num_steps, config.path)
         halves.append(torch.cat((start[None], path, end[None])).transpose(0, 1))  # (pairs, steps + 2, C, H, W)
-    write_png(paths.FIGURES / "interpolation.png", image_grid(side_by_side(*halves), ZOOM))
+    grid = image_grid(side_by_side(*halves), ZOOM)
+    write_png(paths.FIGURES / "interpolation.png", with_titles(grid, [config.left, config.right]))
 
 
 def side_by_side(left: Tensor, right: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import asdict, fields
 from flowvae.checkpoint import save
 from flowvae.data.arrays import open_images, read_metadata
 from flowvae.errors import InputError
-from flowvae.training import EpochRecord, NonFiniteLossError, fit
+from flowvae.training import EpochRecord, NonFiniteLossError, epochs_for, fit
 from flowvae.vae import build_vae
 from pipeline import paths
 from pipeline.device import pick_device
@@ -23,8 +23,9 @@ def run(params: Params, variant: str, seed: int) -> None:
     images, valid = (open_images(paths.PREPARED, split, device) for split in ("train", "valid"))
     config = params.vae_config(variant, images.image_shape)
     vae = build_vae(config, seed=seed).to(device)
+    num_epochs = epochs_for(len(images), params.training)
     started = time.monotonic()
-    with TrainingProgress(key, paths.LOGS / "train" / f"{key}.log", len(images), params.training.epochs) as progress:
+    with TrainingProgress(key, paths.LOGS / "train" / f"{key}.log", len(images), num_epochs) as progress:
         try:
             records = fit(
                 vae,
@@ -39,10 +40,16 @@ def run(params: Params, variant: str, seed: int) -> None:
             raise stopped(key, error) from error
     seconds = time.monotonic() - started
     save(paths.MODELS / key, vae, config)
-    training = {"variant": variant, "seed": seed, "training": params.training.model_dump()}
-    write_json(paths.MODELS / key / "training.json", training | {"data": read_metadata(paths.PREPARED).model_dump()})
+    protocol = {
+        "variant": variant,
+        "seed": seed,
+        "epochs": num_epochs,
+        "training": params.training.model_dump(),
+        "data": read_metadata(paths.PREPARED).model_dump(),
+    }
+    write_json(paths.MODELS / key / "training.json", protocol)
     write_csv(paths.CURVES / f"{key}.csv", map(asdict, records), [field.name for field in fields(EpochRecord)])
-    num_images = params.training.epochs * len(images)
+    num_images = num_epochs * len(images)
     record_timing("train", key, seconds=seconds, images_per_second=num_images / seconds, device=device)
 
 

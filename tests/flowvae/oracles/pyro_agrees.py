@@ -1,0 +1,111 @@
+"""Planar maps and affine couplings against Pyro's, given the same numbers."""
+
+import math
+
+import torch
+from pyro.distributions.transforms import AffineCoupling, ConditionalPlanar, Planar
+from torch.distributions import Independent, Normal, TransformedDistribution
+
+from flowvae.distributions import DiagonalNormal
+from flowvae.distributions import TransformedDistribution as Posterior
+from flowvae.flows.planar import PlanarTransform, invertible_u
+from flowvae.flows.real_nvp import RealNVP
+
+torch.manual_seed(0)
+torch.set_default_dtype(torch.float64)
+D, K, N = 4, 5, 30
+
+
+def pyro_planar(w, u, b):
+    oracle = Planar(D)
+    for parameter, value in [(oracle.w, w), (oracle.u, u), (oracle.bias, b)]:
+        parameter.data = value
+    return oracle
+
+
+def check_planar_maps():
+    """Ours takes the effective u; Pyro's makes it from a raw one."""
+    w, u, b, z = 2 * torch.randn(K, D), 3 * torch.randn(K, D), torch.randn(K, 1), torch.randn(N, D)
+    maps = [pyro_planar(*row) for row in zip(w, u, b)]
+    effective = torch.stack([oracle.u_hat(raw, row) for oracle, raw, row in zip(maps, u, w)])
+    out, ladj = PlanarTransform(w, effective.detach(), b.squeeze(-1)).call_and_ladj(z[:, None])
+    total = torch.zeros(N)
+    point = z
+    for oracle in maps:
+        mapped = oracle(point)
+        total = total + oracle.log_abs_det_jacobian(point, mapped)
+        point = mapped
+    torch.testing.assert_close(out[:, 0], point)
+    torch.testing.assert_close(ladj[:, 0], total)
+
+
+def check_constraint():
+    """Shifting softplus by c is Pyro's constraint for u + c w / ||w||^2."""
+    w, u = 2 * torch.randn(N, D), 3 * torch.randn(N, D)
+    shifted = u + math.log(math.e - 1) * w / w.square().sum(-1, keepdim=True)
+    torch.testing.assert_close(invertible_u(w, u), Planar(D).u_hat(shifted, w))
+
+
+def check_amortised_planar():
+    """One set of parameters per image, from Pyro's conditional planar map."""
+    weight = torch.randn(3, 2 * D + 1)
+    parameters = lambda context: (context @ weight).split((1, D, D), dim=-1)  # noqa: E731
+    context, z = torch.randn(N, 3), torch.randn(N, D)
+    oracle = ConditionalPlanar(parameters).condition(context)
+    b, u, w = parameters(context)
+    mapped = oracle(z)
+    out, ladj = PlanarTransform(w[:, None], oracle.u_hat(u, w)[:, None], b).call_and_ladj(z)
+    torch.testing.assert_close(out, mapped)
+    torch.testing.assert_close(ladj, oracle.log_abs_det_jacobian(z, mapped))
+
+
+def perturbed_real_nvp(latent_dim):
+    flow = RealNVP(latent_dim, 3, num_transforms=2, hidden_features=(6,), context=True, log_scale_bound=1.5)
+    for parameter in flow.parameters():
+        parameter.data += 0.4 * torch.randn_like(parameter)
+    return flow
+
+
+def pyro_coupling(coupling):
+    """The same s and t; a coupling that moves the first block is Pyro's on swapped blocks."""
+
+    def hypernet(kept):
+        log_scale, shift = coupling._scale_and_shift(kept)
+        return shift, log_scale
+
+    return AffineCoupling(coupling.sizes[1 - coupling.moved], hypernet)
+
+
+def swap(z, coupling):
+    """Blocks in Pyro's order: the kept one first."""
+    return torch.cat([z.split(coupling.sizes, -1)[i] for i in (1 - coupling.moved, coupling.moved)], -1)
+
+
+def check_couplings(latent_dim):
+    z = torch.randn(N, latent_dim)
+    for coupling in perturbed_real_nvp(latent_dim)(torch.randn(N, 3)).transforms:
+        oracle, ordered = pyro_coupling(coupling), swap(z, coupling)
+        out, ladj = coupling.call_and_ladj(z)
+        torch.testing.assert_close(swap(out, coupling), oracle(ordered))
+        torch.testing.assert_close(ladj, oracle.log_abs_det_jacobian(ordered, oracle(ordered)))
+        torch.testing.assert_close(swap(coupling.inv(z), coupling), oracle.inv(ordered))
+
+
+def check_posterior():
+    """log q_K through the inverse, by Pyro's couplings under torch's TransformedDistribution."""
+    loc, scale = torch.randn(N, D), torch.rand(N, D) + 0.5
+    coupling = perturbed_real_nvp(D)(torch.randn(N, 3)).transforms[0]
+    posterior = Posterior(DiagonalNormal(loc, scale), coupling)
+    oracle = TransformedDistribution(Independent(Normal(loc, scale), 1), [pyro_coupling(coupling)])
+    z, log_prob = posterior.rsample_and_log_prob(torch.randn(N, D))
+    torch.testing.assert_close(log_prob, oracle.log_prob(z))
+    torch.testing.assert_close(posterior.log_prob(z), oracle.log_prob(z))
+
+
+check_planar_maps()
+check_constraint()
+check_amortised_planar()
+check_couplings(4)
+check_couplings(5)
+check_posterior()
+print("agrees")

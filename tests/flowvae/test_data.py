@@ -1,0 +1,210 @@
+"""Binarization, image sets, and arrays on disk."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from flowvae.data.arrays import METADATA, open_images, open_labels, read_metadata, write_arrays
+from flowvae.data.binarization import binarize
+from flowvae.data.images import ImageSet
+from flowvae.errors import InputError
+
+CPU = torch.device("cpu")
+
+
+def ramp(num_images):
+    """Images that hold every grey value once."""
+    return torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).repeat(num_images, 1, 1, 1)
+
+
+def noise(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def binomial_error(num_images):
+    probability = ramp(1).double() / 255
+    return 5 * (probability * (1 - probability) / num_images).sqrt() + 1e-9
+
+
+def test_static_bits_have_the_grey_value_as_their_mean():
+    bits = binarize(ramp(4000), "static", 0, 0)
+    assert bits.dtype == torch.uint8 and bits.shape == (4000, 1, 16, 16) and set(bits.unique().tolist()) == {0, 1}
+    assert ((bits.double().mean(0) - ramp(1)[0] / 255).abs() <= binomial_error(4000)[0]).all()
+    assert not bits[..., 0, 0].any() and bits[..., 15, 15].all()
+
+
+def test_static_bits_are_fixed_by_seed_and_split():
+    first = binarize(ramp(50), "static", 3, 1)
+    torch.randn(9)
+    assert torch.equal(binarize(ramp(50), "static", 3, 1), first)
+    for seed, split in [(3, 0), (3, 2), (4, 1)]:
+        other = binarize(ramp(50), "static", seed, split).double()
+        agreement = (other == first).double().mean()
+        assert abs(agreement - 2 / 3) < 0.05  # 1 - 2 E[p (1 - p)] of independent draws, p uniform
+
+
+def test_threshold():
+    bits = binarize(ramp(1), "threshold", 0, 0).flatten()
+    assert bits.dtype == torch.uint8
+    assert not bits[:128].any() and bits[128:].all()
+
+
+def test_dynamic_keeps_the_grey_values():
+    assert torch.equal(binarize(ramp(2), "dynamic", 0, 0), ramp(2))
+
+
+@pytest.mark.parametrize("name", ["larochelle", "otsu", ""])
+def test_unknown_binarization(name):
+    with pytest.raises(ValueError, match=f"expected static, threshold or dynamic, got {name}"):
+        binarize(ramp(1), name, 0, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_batches_of_bits_are_gathered_without_noise(dtype):
+    images, before = ImageSet(binarize(ramp(6), "static", 0, 0), dynamic=False), noise().get_state()
+    generator = noise()
+    batch = images.batch(torch.tensor([4, 0, 4]), dtype, generator)
+    assert batch.dtype == dtype and torch.equal(batch, images.pixels[[4, 0, 4]].to(dtype))
+    assert torch.equal(images.batch(slice(1, 3), dtype, generator), images.pixels[1:3].to(dtype))
+    assert torch.equal(generator.get_state(), before)
+    assert len(images) == 6 and images.image_shape == (1, 16, 16)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_dynamic_batches_are_drawn_at_each_use(dtype):
+    images, generator = ImageSet(ramp(4000), dynamic=True), noise()
+    first, second = (images.batch(slice(0, 4000), dtype, generator) for _ in range(2))
+    assert not torch.equal(first, second) and first.dtype == dtype and set(first.unique().tolist()) == {0, 1}
+    assert ((first.double().mean(0) - ramp(1)[0] / 255).abs() <= binomial_error(4000)[0]).all()
+    assert torch.equal(images.batch(slice(0, 4000), dtype, noise()), first)
+    assert torch.equal(images.pixels, ramp(4000))  # the grey values stay
+
+
+def test_freezing_draws_once():
+    grey = ImageSet(ramp(20), dynamic=True)
+    frozen = grey.freeze(noise())
+    assert not frozen.dynamic and frozen.pixels.dtype == torch.uint8 and set(frozen.pixels.unique().tolist()) == {0, 1}
+    draws = [frozen.batch(slice(0, 20), torch.float32, noise(seed)) for seed in (1, 2)]
+    assert torch.equal(*draws)
+    assert torch.equal(grey.freeze(noise()).pixels, frozen.pixels)
+    assert not torch.equal(grey.freeze(noise(1)).pixels, frozen.pixels)
+    assert frozen.freeze(noise(1)) is frozen
+
+
+DESCRIPTION = {
+    "dataset": "ramps",
+    "source": "a test",
+    "origin": "this file",
+    "binarization": "static",
+    "binarization_seed": 0,
+    "split": "5 / 3 / 2",
+    "banner": None,
+}
+
+
+def arrays():
+    images = {name: binarize(ramp(n), "static", 0, n) for name, n in [("train", 5), ("valid", 3), ("test", 2)]}
+    return images | {"test_labels": torch.tensor([7, 2], dtype=torch.uint8)}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_arrays(tmp_path / "data", arrays(), **DESCRIPTION)
+    return tmp_path / "data"
+
+
+def test_arrays_come_back(folder):
+    for split in ("train", "valid", "test"):
+        images = open_images(folder, split, CPU)
+        assert torch.equal(images.pixels, arrays()[split]) and not images.dynamic
+    assert torch.equal(open_labels(folder), arrays()["test_labels"])
+    metadata = read_metadata(folder)
+    assert metadata.counts == {"train": 5, "valid": 3, "test": 2} and metadata.image_shape == (1, 16, 16)
+    assert metadata.model_dump().items() >= DESCRIPTION.items()
+
+
+def test_arrays_that_were_opened_do_not_change_the_file(folder):
+    images = open_images(folder, "train", CPU)
+    before = (folder / "train.npy").read_bytes()
+    images.pixels.fill_(1)
+    assert (folder / "train.npy").read_bytes() == before
+
+
+def test_dynamic_arrays_are_opened_as_such(tmp_path):
+    write_arrays(tmp_path, arrays(), **DESCRIPTION | {"binarization": "dynamic"})
+    assert open_images(tmp_path, "train", CPU).dynamic
+
+
+def refused(folder, name, split="train"):
+    """Opening fails with one line that names the file."""
+    with pytest.raises(InputError) as caught:
+        open_labels(folder) if split is None else open_images(folder, split, CPU)
+    assert str(folder / name) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-1], lambda content: b"", lambda content: content + b"0"])
+def test_array_of_another_length(folder, damage):
+    path = folder / "train.npy"
+    path.write_bytes(damage(path.read_bytes()))
+    refused(folder, "train.npy")
+    assert len(open_images(folder, "valid", CPU)) == 3  # the others still open
+
+
+def test_flipped_bit(folder):
+    for name, split in [("train", "train"), ("test_labels", None)]:
+        path = folder / f"{name}.npy"
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+        refused(folder, f"{name}.npy", split)
+
+
+def test_array_that_another_run_made(folder):
+    np.save(folder / "train.npy", ramp(5).numpy())
+    refused(folder, "train.npy")
+
+
+@pytest.mark.parametrize("name", ["train.npy", METADATA])
+def test_missing_file(folder, name):
+    (folder / name).unlink()
+    refused(folder, name)
+
+
+def test_nothing_prepared(tmp_path):
+    refused(tmp_path / "nowhere", METADATA)
+
+
+def edit_metadata(folder, edit):
+    metadata = json.loads((folder / METADATA).read_text())
+    edit(metadata)
+    (folder / METADATA).write_text(json.dumps(metadata))
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda metadata: metadata.pop("dataset"),
+        lambda metadata: metadata.update(extra=1),
+        lambda metadata: metadata.update(counts="many"),
+        lambda metadata: metadata["sha256"].pop("train"),
+        lambda metadata: metadata["counts"].pop("train"),
+    ],
+    ids=["missing key", "unknown key", "wrong type", "no checksum", "no count"],
+)
+def test_wrong_metadata(folder, edit):
+    edit_metadata(folder, edit)
+    refused(folder, METADATA)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]"])
+def test_metadata_that_are_no_json(folder, content):
+    (folder / METADATA).write_bytes(content)
+    refused(folder, METADATA)
+
+
+@pytest.mark.parametrize("change", [{"counts": {"train": 6, "valid": 3, "test": 2}}, {"image_shape": [1, 16, 8]}])
+def test_metadata_of_another_shape(folder, change):
+    edit_metadata(folder, lambda metadata: metadata.update(change))
+    refused(folder, "train.npy")

@@ -1,0 +1,153 @@
+"""Scores: the estimators are unbiased and calibrated, and evaluation builds no graph."""
+
+import math
+
+import pytest
+import torch
+from examples import random, random_bits, tiny_vae
+from torch.distributions import Normal, kl_divergence
+
+from flowvae.config import EvaluationConfig
+from flowvae.data.images import ImageSet
+from flowvae.evaluation import active_units, difference_estimate, evaluate, importance_weighted_nats, mean_estimate
+from flowvae.objectives import importance_weighted_bound
+
+SETTINGS = {
+    "num_elbo_samples": 4,
+    "num_importance_samples": 30,
+    "num_nll_images": 20,
+    "chunk_size": 1000,
+    "num_figure_images": 1,
+    "seed": 0,
+}
+
+
+def scores(vae, images, **changes):
+    return evaluate(vae, images, EvaluationConfig(**SETTINGS | changes))
+
+
+def watch(vae):
+    """Record what every forward pass returns."""
+    seen = []
+    vae.register_forward_hook(lambda module, inputs, densities: seen.append((module.training, densities)))
+    return seen
+
+
+@pytest.mark.parametrize("chunk_size", [8, 24, 40, 96, 10_000])
+def test_chunks_do_not_change_the_bound(chunk_size):
+    """Chunks that cut the stream of noise in multiples of 16 numbers, as torch draws it."""
+    vae, images, indices = tiny_vae("planar"), random_bits(10), torch.tensor([1, 3, 5, 9])
+    noise = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        found = importance_weighted_nats(vae, images, indices, 24, chunk_size, noise)
+        noise = torch.randn(24, 4, 2, dtype=torch.float64, generator=noise.manual_seed(0))
+        expected = importance_weighted_bound(vae(images.pixels[indices].double(), noise))
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_chunks_bound_the_decoder_passes():
+    vae, images = tiny_vae(), random_bits(10)
+    seen = watch(vae)
+    importance_weighted_nats(vae, images, torch.arange(4), 25, 40, torch.Generator())
+    passes = [densities.log_prior.numel() for _, densities in seen]
+    assert sum(passes) == 4 * 25 and max(passes) <= 40
+
+
+def test_no_graph_and_not_one_image_at_a_time():
+    vae, images = tiny_vae("real_nvp").train(), random_bits(50)
+    seen = watch(vae)
+    scores(vae, images)
+    assert len(seen) == 2  # 50 x 4 draws and 20 x 30 draws both fit a chunk
+    assert not any(tensor.requires_grad for _, densities in seen for tensor in densities)
+    assert not any(training for training, _ in seen)
+    assert all(parameter.grad is None for parameter in vae.parameters())
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_same_scores_twice_whatever_happened_before(dynamic):
+    vae = tiny_vae("planar")
+    grey = torch.from_numpy(random_bits(50).pixels.numpy() * 90)
+    images = ImageSet(grey if dynamic else grey // 90, dynamic)
+    first = scores(vae, images)
+    torch.randn(17)
+    assert scores(vae, images) == first
+    assert scores(vae, images, seed=1) != first
+
+
+def test_terms_add_up_and_nll_is_below_negative_elbo():
+    found = scores(tiny_vae("planar", std=0.8), random_bits(60), num_importance_samples=500)
+    assert found.negative_elbo.value == pytest.approx(found.reconstruction.value + found.kl.value, rel=1e-10)
+    assert found.nll.value < found.negative_elbo.value
+    assert (found.num_images, found.num_nll_images) == (60, 20)
+
+
+def test_a_subset_that_asks_for_more_images_than_there_are():
+    assert scores(tiny_vae(), random_bits(12)).num_nll_images == 12
+
+
+def test_nll_of_a_model_that_ignores_its_latents():
+    """p(x|z) = p(x) and q = p make every importance weight p(x): all scores are exact."""
+    vae, images = tiny_vae(std=0), random_bits(4000)
+    with torch.no_grad():
+        vae.decoder.convolutions[-2].weight.zero_()
+        vae.decoder.convolutions[-2].bias.fill_(math.log(0.3 / 0.7))
+        vae.encoder.head[-1].weight.zero_()
+        vae.encoder.head[-1].bias.copy_(torch.tensor([0, 0, math.log(math.e - 1), math.log(math.e - 1)]))
+    ink = images.pixels.flatten(1).double().sum(1)
+    expected = -(ink * math.log(0.3) + (16 - ink) * math.log(0.7)).mean().item()
+    found = scores(vae, images)
+    for estimate in (found.nll, found.negative_elbo, found.reconstruction):
+        assert estimate.value == pytest.approx(expected, rel=1e-4)
+    assert found.kl.value == pytest.approx(0, abs=1e-3) and found.active_units == 0
+
+
+def test_kl_of_a_plain_vae_is_the_closed_form():
+    vae, images = tiny_vae(std=0.8), random_bits(200)
+    found = scores(vae, images, num_elbo_samples=20).kl.value
+    with torch.no_grad():
+        loc, scale, _ = vae.encoder(images.pixels.double())
+    expected = kl_divergence(Normal(loc, scale), Normal(torch.zeros(2).double(), 1.0)).sum(-1).mean()
+    variance = (0.5 * (scale**2 - 1) ** 2 + (loc * scale) ** 2).sum() / 20  # of the Monte Carlo sum over images
+    assert abs(found - expected) < 5 * variance.sqrt() / 200
+    assert variance.sqrt() / 200 < 0.05 * expected
+
+
+def test_mean_estimate():
+    estimate = mean_estimate(torch.tensor([1.0, 2.0, 3.0, 6.0]))
+    assert estimate.value == 3.0
+    assert estimate.stderr == pytest.approx(math.sqrt(14 / 3 / 4))
+
+
+def test_difference_estimate_on_all_images_is_the_plain_mean():
+    cheap, exact = random(0, 50), random(1, 50)
+    order = torch.randperm(50, generator=torch.Generator().manual_seed(0))
+    found, expected = difference_estimate(cheap, order, exact[order]), mean_estimate(exact)
+    assert found.value == pytest.approx(expected.value, rel=1e-12)
+    assert found.stderr == pytest.approx(expected.stderr, rel=1e-12)
+
+
+def test_difference_estimate_is_unbiased_and_calibrated():
+    """Fresh test sets of N = 120 images with mean 1, of which n = 30 are measured."""
+    estimates, stderrs = [], []
+    for seed in range(1500):
+        exact = 1 + 2 * random(2 * seed, 120)
+        cheap = exact + 3 + 0.8 * random(2 * seed + 1, 120)
+        subset = torch.randperm(120, generator=torch.Generator().manual_seed(seed))[:30]
+        estimate = difference_estimate(cheap, subset, exact[subset])
+        estimates.append(estimate.value)
+        stderrs.append(estimate.stderr)
+    estimates, stderrs = torch.tensor(estimates), torch.tensor(stderrs)
+    assert abs(estimates.mean() - 1) < 5 * estimates.std() / 1500**0.5
+    expected = math.sqrt(4 / 120 + 0.64 * (1 / 30 - 1 / 120))
+    assert estimates.std() == pytest.approx(expected, rel=0.08)
+    assert stderrs.square().mean().sqrt() == pytest.approx(expected, rel=0.03)
+
+
+def test_active_units_subtracts_the_noise_of_the_draws():
+    num_images, num_draws = 4000, 10
+    locs = random(0, num_images, 4) * torch.tensor([1.0, 0.2, 0.0, 0.05])  # variances 1, 0.04, 0, 0.0025
+    draws = locs + torch.tensor([0.5, 0.9, 1.0, 1.0]) * random(1, num_draws, num_images, 4)
+    z_mean, z_variance = draws.mean(0), draws.var(0)
+    assert (z_mean.var(0) > 0.01).all()  # without the correction all would count
+    assert active_units(z_mean, z_variance, num_draws) == 2
+    assert active_units(z_mean, z_variance, num_draws, threshold=0.5) == 1

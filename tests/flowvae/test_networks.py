@@ -1,0 +1,127 @@
+"""Encoder, decoder and MLP: shapes, bounds and the sub-pixel form of the last layer."""
+
+import pytest
+import torch
+from examples import random
+
+from flowvae.networks import MLP, ConvDecoder, ConvEncoder, bottom_shape
+
+SHAPES = [
+    ((1, 28, 28), (4, 8)),
+    ((3, 32, 32), (4, 8, 8)),
+    ((3, 64, 32), (4, 4, 4, 4)),
+    ((1, 6, 10), (5,)),
+]
+sizes = pytest.mark.parametrize(("image_shape", "channels"), SHAPES)
+
+
+@sizes
+@pytest.mark.parametrize("hidden_features", [(), (7,), (7, 6)])
+@pytest.mark.parametrize("context_features", [0, 3])
+def test_encoder_shapes(image_shape, channels, hidden_features, context_features):
+    encoder = ConvEncoder(image_shape, channels, hidden_features, 5, context_features)
+    loc, scale, context = encoder(torch.rand(2, *image_shape))
+    assert loc.shape == scale.shape == (2, 5) and context.shape == (2, context_features)
+
+
+@sizes
+@pytest.mark.parametrize("hidden_features", [(), (7,), (7, 6)])
+@pytest.mark.parametrize("sample_shape", [(), (3,), (2, 3)])
+def test_decoder_shapes(image_shape, channels, hidden_features, sample_shape):
+    decoder = ConvDecoder(image_shape, channels[::-1], hidden_features, 5)
+    assert decoder(torch.randn(*sample_shape, 2, 5)).shape == (*sample_shape, 2, *image_shape)
+
+
+@sizes
+def test_every_entry_halves_the_image_once(image_shape, channels):
+    encoder = ConvEncoder(image_shape, channels, (7,), 5, 0)
+    bottom = encoder.convolutions(torch.rand(1, *image_shape))
+    factor = 2 ** len(channels)
+    expected = (channels[-1], image_shape[1] // factor, image_shape[2] // factor)
+    assert tuple(bottom.shape[1:]) == bottom_shape(image_shape, channels) == expected
+
+
+@pytest.mark.parametrize("image_shape", [(1, 28, 30), (1, 30, 28), (1, 27, 27)])
+def test_images_that_do_not_halve(image_shape):
+    message = f"divisible by 4 .*got {image_shape[1]} x {image_shape[2]}"
+    with pytest.raises(ValueError, match=message):
+        ConvEncoder(image_shape, (4, 8), (7,), 5, 0)
+    with pytest.raises(ValueError, match=message):
+        ConvDecoder(image_shape, (8, 4), (7,), 5)
+
+
+@pytest.mark.parametrize("size", [0.0, 1.0, 1e4, 1e8])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_scale_is_positive_and_finite(size, sign):
+    encoder = ConvEncoder((1, 8, 8), (4,), (7,), 5, 2)
+    for output in encoder(sign * size * torch.rand(6, 1, 8, 8)):
+        assert output.isfinite().all()
+    scale = encoder(sign * size * torch.rand(6, 1, 8, 8))[1]
+    assert (scale > 0).all() and scale.log().isfinite().all()
+
+
+def test_scale_keeps_its_floor_when_the_head_is_driven_down():
+    encoder = ConvEncoder((1, 8, 8), (4,), (7,), 5, 0)
+    with torch.no_grad():
+        encoder.head[-1].bias[5:10] = -1e4
+    scale = encoder(torch.rand(3, 1, 8, 8))[1]
+    assert (scale > 0).all() and scale.log().isfinite().all()
+
+
+def test_posterior_starts_near_the_prior():
+    torch.manual_seed(0)
+    scale = ConvEncoder((1, 28, 28), (4, 8), (32,), 10, 4)(torch.rand(16, 1, 28, 28))[1]
+    torch.testing.assert_close(scale, torch.ones_like(scale), rtol=0, atol=0.15)
+
+
+def as_transposed(weight, channels):
+    """Weights of a 3 x 3 convolution before a pixel shuffle, arranged as those of a kernel of 6."""
+    fan_in = weight.shape[1]
+    kernel = torch.zeros(fan_in, channels, 6, 6, dtype=weight.dtype)
+    for row, column in [(row, column) for row in range(2) for column in range(2)]:
+        for dy, dx in [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]:
+            phase = weight[2 * row + column :: 4, :, dy + 1, dx + 1]  # (channels, fan_in)
+            kernel[:, :, row + 2 - 2 * dy, column + 2 - 2 * dx] = phase.T
+    return kernel
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_last_layer_is_a_transposed_convolution_of_kernel_6(channels):
+    decoder = ConvDecoder((channels, 12, 8), (5, 4), (7,), 2).double()
+    convolution, shuffle = decoder.convolutions[-2:]
+    hidden = random(0, 2, 4, 6, 4)
+    bias = random(1, channels)
+    with torch.no_grad():
+        convolution.bias.copy_(bias.repeat_interleave(4))
+    expected = torch.nn.functional.conv_transpose2d(
+        hidden, as_transposed(convolution.weight, channels), bias, stride=2, padding=2
+    )
+    torch.testing.assert_close(shuffle(convolution(hidden)), expected)
+
+
+def test_every_pixel_depends_on_every_latent_dimension():
+    torch.manual_seed(0)
+    decoder = ConvDecoder((1, 8, 8), (4, 4), (16,), 3).double()
+    slopes = torch.autograd.functional.jacobian(lambda z: decoder(z[None])[0], random(0, 3))
+    assert (slopes != 0).all()
+
+
+def test_mlp_context_enters_per_image():
+    mlp = MLP(3, (6, 5), 4, context_features=2).double()
+    z, context = random(0, 7, 2, 3), random(1, 2, 2)
+    out = mlp(z, context)
+    assert out.shape == (7, 2, 4)
+    for i in range(2):
+        torch.testing.assert_close(mlp(z[:, i : i + 1], context[i : i + 1]), out[:, i : i + 1])
+    assert not torch.allclose(mlp(z, context + 1), out)
+
+
+def test_mlp_without_context():
+    mlp = MLP(3, (6,), 4)
+    assert mlp.context is None and mlp(torch.rand(2, 3)).shape == (2, 4)
+
+
+def test_mlp_starts_at_zero_when_asked():
+    mlp = MLP(3, (6,), 4, context_features=2).zero_last()
+    assert not mlp(torch.rand(5, 3), torch.rand(5, 2)).any()
+    assert MLP(3, (6,), 4)(torch.rand(5, 3)).any()

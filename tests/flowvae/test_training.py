@@ -1,0 +1,229 @@
+"""fit(): its golden losses, what its random numbers depend on, and what it leaves behind."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from examples import FLOW_SETTINGS, outputs_of, random_bits, tiny_config, tiny_vae, training_config, twenty_losses
+
+from flowvae.data.images import ImageSet
+from flowvae.training import NonFiniteLossError, fit, kl_weight, learning_rate, validate
+from flowvae.vae import build_vae
+
+# Made by tests/flowvae/golden/make.py; say in the commit why they changed.
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "losses.json").read_text())
+
+
+@pytest.mark.parametrize("family", FLOW_SETTINGS)
+def test_golden_losses(family):
+    found = twenty_losses(family)
+    assert len(found) == 20
+    assert found == pytest.approx(GOLDEN[family], rel=1e-4)
+
+
+def watch(vae, training=True):
+    """Record the images and the noise of every forward pass in one of the two modes."""
+    seen = []
+    vae.register_forward_pre_hook(
+        lambda module, inputs: (
+            seen.append(tuple(value.clone() for value in inputs)) if module.training == training else None
+        )
+    )
+    return seen
+
+
+def grey(num_images, value=128):
+    return ImageSet(torch.full((num_images, 1, 4, 4), value, dtype=torch.uint8), dynamic=True)
+
+
+def run(vae, *, train=None, valid=None, seed=0, **changes):
+    train = random_bits(20) if train is None else train
+    valid = random_bits(6, seed=1) if valid is None else valid
+    return fit(vae, train, valid, training_config(**changes), seed=seed)
+
+
+def rows(batches):
+    return torch.cat([x.flatten(1) for x, _ in batches])
+
+
+def test_each_epoch_sees_every_image_once_in_another_order():
+    vae, train = tiny_vae(), random_bits(20)
+    assert len(train.pixels.unique(dim=0)) == 20
+    seen = watch(vae)
+    run(vae, train=train, epochs=4)
+    epochs = [rows(seen[start : start + 3]) for start in range(0, 12, 3)]
+    expected = train.pixels.flatten(1).double()
+    for epoch in epochs:
+        assert torch.equal(epoch.unique(dim=0), expected.unique(dim=0)) and len(epoch) == 20
+    assert len({tuple(epoch.flatten().tolist()) for epoch in epochs}) == 4
+
+
+def test_last_batch_is_ragged_and_counts():
+    vae = tiny_vae()
+    seen = watch(vae)
+    steps = []
+    fit(
+        vae,
+        random_bits(20),
+        random_bits(6, seed=1),
+        training_config(epochs=2),
+        seed=0,
+        on_step=lambda *step: steps.append(step),
+    )
+    assert [len(x) for x, _ in seen] == [8, 8, 4, 8, 8, 4]
+    assert steps == [(step, 6) for step in range(1, 7)]
+
+
+def test_curve_is_the_mean_over_images_not_over_batches():
+    vae = tiny_vae()
+    steps = outputs_of(vae, training=True)
+    record = run(vae, epochs=1)[0]
+    log_likelihood = torch.cat([densities.log_likelihood for densities in steps])
+    assert record.train_reconstruction == pytest.approx(-log_likelihood.mean().item(), rel=1e-10)
+    assert record.train_negative_elbo == pytest.approx(record.train_reconstruction + record.train_kl, rel=1e-10)
+    assert record.valid_negative_elbo == pytest.approx(record.valid_reconstruction + record.valid_kl, rel=1e-10)
+
+
+@pytest.mark.parametrize("family", FLOW_SETTINGS)
+def test_same_seed_same_weights(family):
+    results = []
+    for global_seed in (0, 1):
+        torch.manual_seed(global_seed)
+        vae = tiny_vae(family, std=0)
+        records = run(vae, train=grey(20, 100))
+        results.append((records, vae.state_dict()))
+    assert results[0][0] == results[1][0]
+    assert all(torch.equal(value, results[1][1][name]) for name, value in results[0][1].items())
+    other = tiny_vae(family, std=0)
+    assert run(other, train=grey(20, 100), seed=1) != results[0][0]
+
+
+def test_draws_of_a_step_do_not_depend_on_what_came_before():
+    """Another flow, learning rate and validation set: the same images and noise at each step."""
+    first, second = tiny_vae(), tiny_vae("planar", seed=5)
+    seen = watch(first), watch(second)
+    run(first, train=grey(20))
+    torch.randn(11)
+    run(second, train=grey(20), valid=grey(3), learning_rate=0.3, kl_warmup_fraction=0.0)
+    for step, other in zip(*seen, strict=True):
+        assert torch.equal(step[0], other[0]) and torch.equal(step[1], other[1])
+    assert len({tuple(noise.flatten().tolist()) for _, noise in seen[0]}) == len(seen[0])
+
+
+def test_dynamic_bits_are_drawn_afresh_but_fixed_in_validation():
+    vae = tiny_vae()
+    training, validation = watch(vae), watch(vae, training=False)
+    run(vae, train=grey(1), valid=grey(3), epochs=6)
+    assert rows(training).unique(dim=0).shape[0] == 6
+    assert len(validation) == 6 and all(torch.equal(x, validation[0][0]) for x, _ in validation)
+    assert all(torch.equal(noise, validation[0][1]) for _, noise in validation)
+    assert rows(validation[:1]).unique(dim=0).shape[0] == 3
+
+
+def test_validation_and_the_first_step_draw_apart():
+    vae = tiny_vae()
+    training, validation = watch(vae), watch(vae, training=False)
+    run(vae, train=random_bits(6), valid=random_bits(6, seed=1), epochs=1)
+    assert not torch.equal(training[0][1], validation[0][1])
+
+
+def test_validation_builds_no_graph_and_covers_every_image(monkeypatch):
+    monkeypatch.setattr("flowvae.training.VALIDATION_BATCH", 4)
+    vae = tiny_vae()
+    seen = outputs_of(vae, training=False)
+    found = validate(vae, random_bits(10), seed=0)
+    assert [len(densities.z) for densities in seen] == [4, 4, 2]
+    assert not any(tensor.requires_grad for densities in seen for tensor in densities)
+    log_likelihood = torch.cat([densities.log_likelihood for densities in seen])
+    assert found[1] == pytest.approx(-log_likelihood.mean().item(), rel=1e-10)
+
+
+def test_the_weights_left_are_those_of_the_best_epoch():
+    vae, snapshots = tiny_vae(), []
+    records = fit(
+        vae,
+        random_bits(12),
+        random_bits(12, seed=1),
+        training_config(epochs=25, learning_rate=0.1, final_learning_rate=0.1),
+        seed=0,
+        on_epoch=lambda record: snapshots.append({name: value.clone() for name, value in vae.state_dict().items()}),
+    )
+    values = [record.valid_negative_elbo for record in records]
+    best = values.index(min(values))
+    assert 0 < best < len(records) - 1  # else this proves nothing
+    assert all(torch.equal(value, snapshots[best][name]) for name, value in vae.state_dict().items())
+    valid = random_bits(12, seed=1)
+    assert validate(vae, valid, seed=0)[0] == pytest.approx(values[best], rel=1e-12)
+
+
+def test_a_non_finite_weight_stops_the_first_step():
+    vae = tiny_vae()
+    with torch.no_grad():
+        vae.decoder.head[0].bias[0] = float("nan")
+    with pytest.raises(NonFiniteLossError, match=r"epoch 1, step 1$") as caught:
+        run(vae)
+    dump = json.loads(json.dumps(caught.value.dump))
+    assert (dump["epoch"], dump["step"], len(dump["batch_indices"])) == (1, 1, 8)
+    names = {name for name, _ in vae.named_parameters()}
+    assert set(dump["weight_norms"]) == set(dump["gradient_norms"]) == names
+    assert dump["weight_norms"]["decoder.head.0.bias"] != dump["weight_norms"]["decoder.head.0.bias"]
+
+
+def test_a_huge_learning_rate_stops_the_run_before_weights_are_lost():
+    vae = tiny_vae()
+    with pytest.raises(NonFiniteLossError) as caught:
+        run(vae, learning_rate=1e200, warmup_steps=0)
+    assert (caught.value.dump["epoch"], caught.value.dump["step"]) == (1, 2)
+    assert all(parameter.isfinite().all() for parameter in vae.parameters())
+
+
+def test_divergence_on_validation_alone_is_seen():
+    with pytest.raises(NonFiniteLossError, match="epoch 1, step 1"):
+        run(tiny_vae(), train=random_bits(8), learning_rate=1e200, warmup_steps=0, epochs=1)
+
+
+def test_learning_rate_corners():
+    config = training_config(learning_rate=0.1, final_learning_rate=0.01, warmup_steps=4, decay_start=0.5)
+    rates = [learning_rate(step, 100, config) for step in range(101)]
+    assert rates[:5] == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1])
+    assert rates[4:51] == pytest.approx([0.1] * 47)
+    assert rates[75] == pytest.approx(0.055) and rates[100] == pytest.approx(0.01)
+    assert all(low < high for high, low in pairwise(rates[50:]))
+
+
+@pytest.mark.parametrize(("decay_start", "num_steps"), [(1.0, 10), (0.0, 1), (1.0, 1)])
+def test_learning_rate_without_warm_up_or_decay(decay_start, num_steps):
+    config = training_config(learning_rate=0.1, warmup_steps=0, decay_start=decay_start)
+    assert [learning_rate(step, num_steps, config) for step in range(num_steps)] == pytest.approx([0.1] * num_steps)
+
+
+def test_kl_weight_corners():
+    config = training_config(kl_warmup_fraction=0.1)
+    weights = [kl_weight(step, 100, config) for step in range(100)]
+    assert weights[:3] == pytest.approx([0.1, 0.2, 0.3]) and weights[8] < 1 and weights[9:] == [1.0] * 91
+    assert kl_weight(0, 100, training_config(kl_warmup_fraction=0.0)) == 1.0
+    assert kl_weight(99, 100, training_config(kl_warmup_fraction=1.0)) == 1.0
+    assert kl_weight(0, 3, training_config(kl_warmup_fraction=0.1)) == 1.0
+
+
+def bars(num_images, seed):
+    """8 x 8 images of horizontal and vertical bars."""
+    draws = torch.rand(num_images, 2, 8, generator=torch.Generator().manual_seed(seed)) < 0.25
+    horizontal, vertical = draws[:, 0, :, None], draws[:, 1, None, :]
+    return ImageSet((horizontal | vertical)[:, None].to(torch.uint8), dynamic=False)
+
+
+@pytest.mark.parametrize("family", FLOW_SETTINGS)
+def test_training_learns(family):
+    layers = {"channels": [8], "hidden_features": [32]}
+    config = tiny_config(
+        family, image_shape=(1, 8, 8), latent_dim=16, encoder=layers | {"context_features": 4}, decoder=layers
+    )
+    vae, valid = build_vae(config, seed=0), bars(200, seed=1)
+    before = validate(vae, valid, seed=0)[0]
+    records = run(vae, train=bars(800, seed=0), valid=valid, epochs=15, batch_size=50)
+    independent_pixels = 64 * 0.685  # entropy of pixels that are on with 1 - 0.75^2
+    assert before > independent_pixels
+    assert min(record.valid_negative_elbo for record in records) < 0.9 * independent_pixels
