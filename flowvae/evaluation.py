@@ -40,7 +40,8 @@ def evaluate(vae: VAE, images: ImageSet, config: EvaluationConfig) -> Evaluation
     -ELBO and its terms are means over all images and `num_elbo_samples` draws. NLL is the
     importance-weighted bound with `num_importance_samples` draws, arXiv:1509.00519, equation 8. It
     costs a decoder pass per draw, so only the gap -ELBO - NLL is measured on `num_nll_images`
-    images drawn at random, and taken off the -ELBO of all images (`difference_estimate`).
+    images drawn at random, both on the same draws, and taken off the -ELBO of all images
+    (`difference_estimate`).
 
     Args:
         vae: the model, on the device of the images.
@@ -52,12 +53,12 @@ def evaluate(vae: VAE, images: ImageSet, config: EvaluationConfig) -> Evaluation
     negative_elbo, reconstruction, divergence, z_mean, z_variance = _elbo_pass(vae, images, config)
     subset = torch.randperm(len(images), generator=generator("cpu", config.seed, "subset"))
     subset = subset[: config.num_nll_images].sort().values.to(images.pixels.device)
-    nll = _nll_pass(vae, images, subset, config)
+    nll, sharper = _nll_pass(vae, images, subset, config)
     return Evaluation(
         reconstruction=mean_estimate(reconstruction),
         kl=mean_estimate(divergence),
         negative_elbo=mean_estimate(negative_elbo),
-        nll=difference_estimate(negative_elbo, subset, nll),
+        nll=difference_estimate(negative_elbo.index_copy(0, subset, sharper), subset, nll),
         active_units=active_units(z_mean, z_variance, config.num_elbo_samples),
         num_images=len(images),
         num_nll_images=len(subset),
@@ -76,34 +77,33 @@ def _elbo_pass(vae: VAE, images: ImageSet, config: EvaluationConfig) -> list[Ten
     return [torch.cat(column) for column in zip(*rows, strict=True)]
 
 
-def _nll_pass(vae: VAE, images: ImageSet, subset: Tensor, config: EvaluationConfig) -> Tensor:
-    """Per image of the subset: -log p(x) in nats, with at most chunk_size decoder passes at once."""
+def _nll_pass(vae: VAE, images: ImageSet, subset: Tensor, config: EvaluationConfig) -> tuple[Tensor, Tensor]:
+    """Per image of the subset: -log p(x), and -ELBO on the same draws, in nats, shape (n,) each."""
     num_samples, rows = config.num_importance_samples, []
     for i, indices in enumerate(subset.split(max(1, config.chunk_size // num_samples))):
         noise = generator(indices.device, config.seed, "importance", i)
-        rows.append(-importance_weighted_nats(vae, images, indices, num_samples, config.chunk_size, noise))
-    return torch.cat(rows)
+        log_weights = log_importance_weights(vae, images, indices, num_samples, config.chunk_size, noise)
+        rows.append((-log_mean_exp(log_weights), -log_weights.mean(0)))
+    nll, negative_elbo = (torch.cat(column) for column in zip(*rows, strict=True))
+    return nll, negative_elbo
 
 
-def importance_weighted_nats(
+def log_importance_weights(
     vae: VAE, images: ImageSet, indices: Tensor, num_samples: int, chunk_size: int, noise: torch.Generator
 ) -> Tensor:
-    """The importance-weighted bound on log p(x) in nats, shape (batch,), in chunks over the samples.
+    """log p(x, z) - log q(z|x) at draws z of the posterior, in nats, shape (num_samples, batch).
 
     Args:
         vae: the model, on the device of the images.
         images: where the images are.
         indices: which of them, shape (batch,).
         num_samples: S, draws per image.
-        chunk_size: decoder passes held in memory at once, at least the batch.
+        chunk_size: decoder passes at once, at least the batch.
         noise: generator on the images' device.
     """
     at_once = max(1, chunk_size // len(indices))
-    log_weights = [
-        elbo(_draw(vae, images, indices, min(at_once, num_samples - done), noise))
-        for done in range(0, num_samples, at_once)
-    ]
-    return log_mean_exp(torch.cat(log_weights))
+    counts = (min(at_once, num_samples - done) for done in range(0, num_samples, at_once))
+    return torch.cat([elbo(_draw(vae, images, indices, count, noise)) for count in counts])
 
 
 def _draw(vae: VAE, images: ImageSet, indices: Tensor, num_samples: int, noise: torch.Generator) -> LogDensities:

@@ -188,13 +188,17 @@ def edit_metadata(folder, edit):
         lambda metadata: metadata.pop("dataset"),
         lambda metadata: metadata.update(extra=1),
         lambda metadata: metadata.update(counts="many"),
-        lambda metadata: metadata["sha256"].pop("train"),
-        lambda metadata: metadata["counts"].pop("train"),
     ],
-    ids=["missing key", "unknown key", "wrong type", "no checksum", "no count"],
+    ids=["missing key", "unknown key", "wrong type"],
 )
 def test_wrong_metadata(folder, edit):
     edit_metadata(folder, edit)
+    refused(folder, METADATA)
+
+
+@pytest.mark.parametrize("section", ["sha256", "counts"])
+def test_metadata_that_lack_a_split(folder, section):
+    edit_metadata(folder, lambda metadata: metadata[section].pop("train"))
     refused(folder, METADATA)
 
 
