@@ -15,8 +15,7 @@ def generator(device: torch.device | str, seed: int, purpose: str, *position: in
         purpose: what is drawn, one of PURPOSES.
         position: where in the experiment, e.g. (epoch, step).
     """
-    # The length is part of the key: NumPy takes (1,) and (1, 0) for the same.
-    key = (PURPOSES.index(purpose), len(position), *position)
-    words = np.random.SeedSequence(seed, spawn_key=key).generate_state(2)
+    # As a spawn key, which keeps trailing zeros apart: as entropy, (1,) and (1, 0) are one seed.
+    words = np.random.SeedSequence(seed, spawn_key=(PURPOSES.index(purpose), *position)).generate_state(2)
     low, high = (int(word) for word in words)
     return torch.Generator(device).manual_seed(low | (high >> 1) << 32)

@@ -93,6 +93,14 @@ def read_mnist(root: Path, binarization: str, seed: int) -> Source:
     )
 
 
+def mnist_addresses() -> list[str]:
+    """Where torchvision downloads MNIST from: one file of each mirror."""
+    from torchvision.datasets import MNIST
+
+    first, _ = MNIST.resources[0]
+    return [mirror + first for mirror in MNIST.mirrors]
+
+
 def download_mnist(root: Path) -> None:
     """torchvision's download, with progress and checksums.
 

@@ -59,9 +59,9 @@ def nll_against_depth(rows: Sequence[Summary], path: Path) -> None:
 
 
 def draw_depth(panel: Axes, rows: Sequence[Summary], name: str, label: str) -> None:
-    families = [family for family in dict.fromkeys(row.flow for row in rows) if family != "none"]
+    families = families_of(rows)
     for row in rows:
-        if row.flow == "none":
+        if not row.num_transforms:
             panel.axhline(getattr(row, name), color=BASE_COLOR, linestyle="--", linewidth=1, label=row.variant)
     for i, family in enumerate(families):
         members = sorted((row for row in rows if row.flow == family), key=lambda row: row.num_transforms)
@@ -87,13 +87,18 @@ def draw_depth(panel: Axes, rows: Sequence[Summary], name: str, label: str) -> N
 def family_colors(runs: Sequence[Run]) -> dict[str, tuple[float, ...] | str]:
     """A hue per family, darker with depth; black without a flow."""
     colors: dict[str, tuple[float, ...] | str] = {}
-    families = [family for family in dict.fromkeys(run.flow for run in runs) if family != "none"]
+    families = families_of(runs)
     for i, family in enumerate(families):
         depths = sorted({run.num_transforms for run in runs if run.flow == family})
         for run in (run for run in runs if run.flow == family):
             shade = 0.4 + 0.55 * depths.index(run.num_transforms) / max(1, len(depths) - 1)
             colors[run.variant] = plt.get_cmap(COLORMAPS[i % len(COLORMAPS)])(shade)
     return {run.variant: colors.get(run.variant, BASE_COLOR) for run in runs}
+
+
+def families_of(rows: Sequence[Run] | Sequence[Summary]) -> list[str]:
+    """Families in order of appearance, without the plain VAE's."""
+    return list(dict.fromkeys(row.flow for row in rows if row.num_transforms))
 
 
 def save_png(figure: Figure, path: Path) -> None:

@@ -58,9 +58,7 @@ def find(data: DataConfig) -> str:
 
 def download() -> bool:
     """Download MNIST if a mirror answers; False, with the reason on standard error, if it cannot be had."""
-    from torchvision.datasets import MNIST
-
-    if not any_answers([mirror + MNIST.resources[0][0] for mirror in MNIST.mirrors]):
+    if not any_answers(sources.mnist_addresses()):
         print("fetch: MNIST is in no folder, and no mirror answers", file=sys.stderr)
         return False
     try:

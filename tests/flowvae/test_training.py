@@ -9,7 +9,7 @@ import torch
 from examples import FLOW_SETTINGS, outputs_of, random_bits, tiny_config, tiny_vae, training_config, twenty_losses
 
 from flowvae.data.images import ImageSet
-from flowvae.training import NonFiniteLossError, fit, kl_weight, learning_rate, validate
+from flowvae.training import NonFiniteLossError, epochs_for, fit, kl_weight, learning_rate, validate
 from flowvae.vae import build_vae
 
 # Made by tests/flowvae/golden/make.py; say in the commit why they changed.
@@ -206,6 +206,20 @@ def test_kl_weight_corners():
     assert kl_weight(0, 100, training_config(kl_warmup_fraction=0.0)) == 1.0
     assert kl_weight(99, 100, training_config(kl_warmup_fraction=1.0)) == 1.0
     assert kl_weight(0, 3, training_config(kl_warmup_fraction=0.1)) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("num_images", "min_steps", "epochs"), [(80, 0, 4), (80, 40, 4), (80, 41, 5), (20, 40, 14), (3, 7, 7)]
+)
+def test_small_data_get_more_epochs(num_images, min_steps, epochs):
+    """At batches of 8 and 4 epochs: 10, 3 and 1 steps per epoch."""
+    assert epochs_for(num_images, training_config(min_steps=min_steps)) == epochs
+
+
+def test_epochs_are_added_in_the_run_and_in_its_schedules():
+    records = run(tiny_vae(), epochs=1, min_steps=10)  # 3 steps per epoch
+    assert [record.epoch for record in records] == [1, 2, 3, 4]
+    assert records[-1].learning_rate == pytest.approx(learning_rate(11, 12, training_config()))
 
 
 def bars(num_images, seed):
