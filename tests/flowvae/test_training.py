@@ -237,7 +237,7 @@ def test_training_learns(family):
     )
     vae, valid = build_vae(config, seed=0), bars(200, seed=1)
     before = validate(vae, valid, seed=0)[0]
-    records = run(vae, train=bars(800, seed=0), valid=valid, epochs=15, batch_size=50)
+    records = run(vae, train=bars(800, seed=0), valid=valid, epochs=25, batch_size=50)
     independent_pixels = 64 * 0.685  # entropy of pixels that are on with 1 - 0.75^2
     assert before > independent_pixels
     assert min(record.valid_negative_elbo for record in records) < 0.9 * independent_pixels
