@@ -67,4 +67,4 @@ class TrainingProgress:
         if self.bar.disable:
             print(text, flush=True)
         else:
-            self.bar.console.print(text, highlight=False)
+            self.bar.console.print(text, highlight=False, soft_wrap=True)
