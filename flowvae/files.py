@@ -13,6 +13,9 @@ def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], object]) 
     Args:
         path: the file; its folder is made if need be.
         content: bytes, or a function that writes to the open file.
+
+    Raises:
+        OSError: with the name of the file, which a failed write lacks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -23,6 +26,8 @@ def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], object]) 
             else:
                 file.write(content)
         partial.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
 

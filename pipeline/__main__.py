@@ -15,7 +15,6 @@ def main() -> int:
     options = parse_options()
     # One process computes alike on every run: cuBLAS needs this before it starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve a neighbour
     from flowvae.errors import InputError
     from pipeline.params import load_params
 

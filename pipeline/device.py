@@ -18,6 +18,7 @@ def pick_device() -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
+        torch.Generator(device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"FLOWVAE_DEVICE: {name!r} cannot be used ({reason}); try cpu or cuda") from error

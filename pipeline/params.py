@@ -1,5 +1,6 @@
 """params.yaml -> typed config; every mistake is one line that names the key."""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +20,7 @@ from flowvae.config import (
     TrainingConfig,
 )
 from flowvae.errors import InputError
-from flowvae.flows import AnyFlowConfig
+from flowvae.flows import FLOWS, AnyFlowConfig
 from flowvae.vae import VAEConfig, build_vae
 
 VariantName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
@@ -68,8 +69,11 @@ def load_params(path: Path) -> Params:
     Raises:
         InputError: one line per unknown, missing, mistyped, out-of-range or contradictory key.
     """
+    content = read_yaml(path)
+    if content is None:
+        raise InputError(f"{path}: empty; expected the keys {', '.join(Params.model_fields)}")
     try:
-        params = Params.model_validate(read_yaml(path))
+        params = Params.model_validate(content)
     except ValidationError as error:
         raise InputError("\n".join(f"{path}: {describe(problem)}" for problem in error.errors())) from None
     if problems := list(contradictions(params)):
@@ -90,30 +94,42 @@ def read_yaml(path: Path) -> Any:
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise InputError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)})") from error
+        reason = str(getattr(error, "problem", error)).partition(" with value ")[0]
+        raise InputError(f"{path}{line}: not valid YAML ({reason}); mend it there") from error
 
 
-def describe(problem: dict[str, Any]) -> str:
+def describe(problem: Mapping[str, Any]) -> str:
     """One pydantic error as 'key.path: what is wrong'."""
-    # A discriminated union puts the chosen family's name into the path; it is no key of the file.
-    location = [str(part) for part in problem["loc"] if part not in ("[key]",)]
-    if location[:1] == ["variants"] and len(location) > 2:
-        del location[2]
-    key = ".".join(location) or "the file"
+    *parents, last = map(str, problem["loc"] or ("the file",))
+    family = None
+    if parents[:1] == ["variants"] and len(parents) > 2 - (last == "[key]"):
+        # A discriminated union puts the chosen family's name into the path; it is no key of the file.
+        family = parents.pop(2) if len(parents) > 2 else None
+    key = ".".join(part for part in (*parents, last) if part != "[key]")
+    got = "null (nothing after the colon?)" if problem["input"] is None else repr(problem["input"])
     match problem["type"]:
         case "extra_forbidden":
-            return f"{key}: unknown key; remove it or mend its spelling"
+            known = f" (flow {family} has {', '.join(FLOWS[family].config.model_fields)})" if family else ""
+            return f"{key}: unknown key{known}; remove it or mend its spelling"
         case "missing":
             return f"{key}: missing key; add it"
         case "union_tag_invalid":
             return f"{key}.flow: expected one of {problem['ctx']['expected_tags']}, got {problem['ctx']['tag']!r}"
         case "union_tag_not_found":
             return f"{key}.flow: missing key; add it"
-    message = problem["msg"][0].lower() + problem["msg"][1:]
-    return f"{key}: {message}, got {problem['input']!r}"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return f"{key}: expected a mapping (key: value), got {got}"
+        case "tuple_type":
+            return f"{key}: expected a list, got {got}"
+        case "too_short" | "too_long":
+            return f"{key}: expected {problem['msg'].partition(' have ')[2].partition(' after ')[0]}, got {got}"
+        case "string_pattern_mismatch":
+            return f"{key}: expected a name of small letters, digits, - and _, got {got}"
+    message = problem["msg"].replace("Input should be", "expected")
+    return f"{key}: {message[0].lower()}{message[1:]}, got {got}"
 
 
-def contradictions(params: Params) -> Any:
+def contradictions(params: Params) -> Iterator[str]:
     """Keys that are fine alone and wrong together, each as one line."""
     named = {
         "interpolation.left": params.interpolation.left,
@@ -125,12 +141,15 @@ def contradictions(params: Params) -> Any:
             yield f"{key}: expected one of the variants ({', '.join(params.variants)}), got {variant!r}"
     if len(set(params.seeds)) < len(params.seeds):
         yield f"seeds: expected each seed once, got {list(params.seeds)}"
+    unbuildable: dict[str, list[str]] = {}
     for variant in params.variants:
         try:
             with torch.device("meta"):  # shapes alone: no memory, no arithmetic
                 build_vae(params.vae_config(variant, IMAGE_SHAPES[params.data.name]), seed=0)
         except ValueError as error:
-            yield f"variants.{variant} with model: {error}"
+            unbuildable.setdefault(str(error), []).append(f"variants.{variant}")
+    for message, keys in unbuildable.items():
+        yield f"model with {', '.join(keys)}: {message}"
 
 
 def unread_keys(params: Any, stages: dict[str, Any]) -> list[str]:

@@ -1,5 +1,6 @@
 """Prepared images on disk: one .npy file per split, with their metadata and checksums."""
 
+import io
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -53,7 +54,9 @@ def write_arrays(folder: Path, arrays: dict[str, Tensor], **metadata: object) ->
         metadata: the fields of `Metadata` that do not follow from the arrays.
     """
     for name, array in arrays.items():
-        write_atomically(folder / f"{name}.npy", lambda file, array=array: np.save(file, array.numpy()))
+        buffer = io.BytesIO()  # to a file, NumPy hides why a write failed
+        np.save(buffer, array.numpy())
+        write_atomically(folder / f"{name}.npy", buffer.getvalue())
     written = Metadata(
         counts={split: len(arrays[split]) for split in SPLITS},
         image_shape=tuple(arrays["train"].shape[1:]),
@@ -108,5 +111,11 @@ def _open_array(folder: Path, name: str, metadata: Metadata) -> Tensor:
         raise InputError(f"{path}: cannot be read ({error.strerror}); run the stage 'prepare' again") from error
     if found != metadata.sha256[name]:
         raise InputError(f"{path}: damaged, its checksum is not the one in {METADATA}; run the stage 'prepare' again")
-    # Copy-on-write: torch wants a writable buffer, and the file stays as it is.
-    return torch.from_numpy(np.load(path, mmap_mode="c"))
+    try:
+        # Copy-on-write: torch wants a writable buffer, and the file stays as it is.
+        array = torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+    except (ValueError, EOFError, TypeError) as error:
+        raise InputError(f"{path}: damaged, not an array ({error}); run the stage 'prepare' again") from error
+    if array.dtype != torch.uint8:
+        raise InputError(f"{path}: expected uint8, got {array.dtype}; run the stage 'prepare' again")
+    return array

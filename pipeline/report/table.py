@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
@@ -29,7 +30,19 @@ COLUMNS = (
     "num_importance_samples",
     "parameters",
 )
-PER_RUN = ("variant", "seed")  # what may differ between rows of one table
+PER_RUN = ("variant", "seed", "flow")  # what may differ between rows of one table
+ABSENT = object()  # differs from every value, null too
+METRICS = (
+    *(name for name in COLUMNS if name.endswith(("_nats", "_stderr"))),
+    "active_units",
+    "parameters",
+)
+PROTOCOL = {
+    "flow": {"flow", "num_transforms"},
+    "data": {"dataset", "binarization", "binarization_seed", "split", "counts", "banner"},
+    "training": {"batch_size"},
+    "evaluation": {"num_elbo_samples", "num_importance_samples", "num_nll_images"},
+}  # what this module reads, by section
 CURVE_COLUMNS = ("epoch", "train_negative_elbo", "valid_negative_elbo")
 
 
@@ -39,11 +52,17 @@ class Run:
 
     variant: str
     seed: int
-    flow: str
-    num_transforms: int
-    metrics: Mapping[str, Any]
+    metrics: Mapping[str, float]
     protocol: Mapping[str, Any]
     curve: list[dict[str, float]]
+
+    @property
+    def flow(self) -> str:
+        return self.protocol["flow"]["flow"]
+
+    @property
+    def num_transforms(self) -> int:
+        return self.protocol["flow"]["num_transforms"]
 
     def row(self) -> dict[str, Any]:
         """A row of results.csv."""
@@ -78,24 +97,45 @@ def read_runs(params: Params) -> list[Run]:
 
 
 def read_run(params: Params, variant: str, seed: int) -> Run:
-    key, flow = run_key(variant, seed), params.variants[variant]
+    key = run_key(variant, seed)
+    protocol = read_protocol(paths.PROTOCOLS / f"{key}.json")
+    if protocol["flow"] != params.variants[variant].model_dump(mode="json"):
+        raise InputError(f"params.yaml: variants.{variant}: is not what {key} was trained with; run dvc repro")
+    return Run(
+        variant=variant,
+        seed=seed,
+        metrics=read_metrics(paths.METRICS / f"{key}.json"),
+        protocol=protocol,
+        curve=read_curve(paths.CURVES / f"{key}.csv"),
+    )
+
+
+def read_metrics(path: Path) -> dict[str, float]:
+    metrics = read_json(path)
+    for name in METRICS:
+        if not isinstance(metrics.get(name), (int, float)):
+            raise InputError(f"{path}: {name}: expected a number, got {metrics.get(name)!r}; run dvc repro to mend it")
+    return metrics
+
+
+def read_protocol(path: Path) -> dict[str, Any]:
+    protocol = read_json(path)
+    for section, names in PROTOCOL.items():
+        found = protocol.get(section)
+        missing = names - found.keys() if isinstance(found, dict) else {"everything"}
+        if missing:
+            raise InputError(f"{path}: {section}: lacks {', '.join(sorted(missing))}; run dvc repro to mend it")
+    return protocol
+
+
+def read_curve(path: Path) -> list[dict[str, float]]:
     try:
-        curve = [{name: float(row[name]) for name in CURVE_COLUMNS} for row in read_csv(paths.CURVES / f"{key}.csv")]
-        run = Run(
-            variant=variant,
-            seed=seed,
-            flow=flow.flow,
-            num_transforms=flow.num_transforms,
-            metrics=read_json(paths.METRICS / f"{key}.json"),
-            protocol=read_json(paths.PROTOCOLS / f"{key}.json"),
-            curve=curve,
-        )
-        run.row()
+        curve = [{name: float(row[name]) for name in CURVE_COLUMNS} for row in read_csv(path)]
     except (KeyError, ValueError, TypeError) as error:
-        raise InputError(
-            f"{key}: its metrics, protocol or curve are damaged ({error!r}); run dvc repro -f evaluate@{key}"
-        ) from error
-    return run
+        raise InputError(f"{path}: damaged ({error!r}); run dvc repro to mend it") from error
+    if not curve:
+        raise InputError(f"{path}: damaged, it holds no epoch; run dvc repro to mend it")
+    return curve
 
 
 def first_difference(left: Any, right: Any, path: tuple[str, ...] = ()) -> str | None:
@@ -105,7 +145,7 @@ def first_difference(left: Any, right: Any, path: tuple[str, ...] = ()) -> str |
     for key in left | right:
         if not path and key in PER_RUN:
             continue
-        if difference := first_difference(left.get(key), right.get(key), (*path, key)):
+        if difference := first_difference(left.get(key, ABSENT), right.get(key, ABSENT), (*path, key)):
             return difference
     return None
 

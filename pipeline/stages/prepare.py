@@ -5,6 +5,7 @@ import sys
 from flowvae.config import DataConfig
 from flowvae.data.arrays import write_arrays
 from flowvae.data.sources import Source, has_mnist, larochelle_files, read_fallback, read_larochelle, read_mnist
+from flowvae.errors import InputError
 from pipeline import paths
 from pipeline.files import read_json
 from pipeline.params import Params
@@ -12,8 +13,12 @@ from pipeline.params import Params
 
 def run(params: Params) -> None:
     data = params.data
-    name = read_json(paths.SOURCE)["source"]
-    source = read_source(name, data)
+    name = read_json(paths.SOURCE).get("source")
+    if name not in SOURCES:
+        raise InputError(
+            f"{paths.SOURCE}: damaged, expected a source among {', '.join(SOURCES)}, got {name!r}; run dvc repro"
+        )
+    source = SOURCES[name](data)
     metadata = write_arrays(
         paths.PREPARED,
         source.arrays,
@@ -31,10 +36,18 @@ def run(params: Params) -> None:
         print(source.banner, file=sys.stderr)
 
 
-def read_source(name: str, data: DataConfig) -> Source:
+def from_mnist(data: DataConfig) -> Source:
     roots = paths.data_roots()
-    if name == "larochelle":
-        return read_larochelle(next(filter(larochelle_files, roots), roots[0]))
-    if name == "mnist":
-        return read_mnist(next(filter(has_mnist, roots), roots[0]), data.binarization, data.seed)
+    return read_mnist(next(filter(has_mnist, roots), roots[0]), data.binarization, data.seed)
+
+
+def from_larochelle(data: DataConfig) -> Source:
+    roots = paths.data_roots()
+    return read_larochelle(next(filter(larochelle_files, roots), roots[0]))
+
+
+def from_fallback(data: DataConfig) -> Source:
     return read_fallback(data.binarization, data.seed)
+
+
+SOURCES = {"mnist": from_mnist, "larochelle": from_larochelle, "fallback": from_fallback}

@@ -43,6 +43,8 @@ def run(params: Params, variant: str, seed: int) -> None:
     protocol = {
         "variant": variant,
         "seed": seed,
+        "flow": config.flow.model_dump(),
+        "model": config.model.model_dump(),
         "epochs": num_epochs,
         "training": params.training.model_dump(),
         "data": read_metadata(paths.PREPARED).model_dump(),

@@ -1,0 +1,92 @@
+"""One DVC run of a tiny experiment, shared by the tests of this folder."""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import NamedTuple
+
+import pytest
+import torch
+from project import commit, copy_project, dvc, environment
+
+from pipeline.__main__ import main
+
+
+class Reproduced(NamedTuple):
+    """A project after its first `dvc repro`, and what that printed."""
+
+    folder: Path
+    ran: CompletedProcess[str]
+
+
+class Outcome(NamedTuple):
+    """What a stage left its user with."""
+
+    code: int
+    errors: list[str]  # lines on standard error
+
+
+@pytest.fixture(scope="session")
+def reproduced(tmp_path_factory) -> Reproduced:
+    """Not to be changed: tests that change something take a `copy`."""
+    folder = copy_project(tmp_path_factory.mktemp("reproduced") / "project", git=True)
+    ran = dvc(folder, "repro")
+    commit(folder)
+    return Reproduced(folder, ran)
+
+
+@pytest.fixture
+def copy(reproduced, tmp_path) -> Path:
+    """All of the reproduced project, with its git history and DVC cache."""
+    return shutil.copytree(reproduced.folder, tmp_path / "project")
+
+
+@pytest.fixture
+def files(reproduced, tmp_path) -> Path:
+    """The files that stages read and write; neither code, git nor DVC's cache."""
+    ignored = shutil.ignore_patterns(".git", ".dvc", "flowvae", "pipeline")
+    return shutil.copytree(reproduced.folder, tmp_path / "project", ignore=ignored)
+
+
+@pytest.fixture
+def run_stage(monkeypatch, capsys) -> Iterator[Callable[..., Outcome]]:
+    """`python -m pipeline ARGUMENTS` in a folder, without the seconds that a new process takes to start."""
+
+    def run(project: Path, *arguments: str, **changes: str) -> Outcome:
+        # The whole mapping comes back afterwards, whatever main adds to it.
+        monkeypatch.setattr(os, "environ", environment(project, **changes))
+        monkeypatch.setattr(sys, "argv", ["pipeline", *arguments])
+        monkeypatch.chdir(project)
+        capsys.readouterr()
+        code = main()
+        return Outcome(code, capsys.readouterr().err.splitlines())
+
+    yield run
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def complaint(run_stage):
+    """The one line with which a stage stops, without the stage's name."""
+
+    def run(project: Path, *arguments: str, **changes: str) -> str:
+        code, errors = run_stage(project, *arguments, **changes)
+        assert code == 1
+        (line,) = (line for line in errors if not line.startswith("fetch: MNIST is in no folder"))
+        assert line.startswith(f"{arguments[0]}: ")
+        assert not list(project.rglob("*.partial"))
+        return line.removeprefix(f"{arguments[0]}: ")
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of the real data."""
+    given = os.environ.get("FLOWVAE_DATA_ROOT")
+    if not given:
+        pytest.skip("FLOWVAE_DATA_ROOT names no folder with MNIST/raw and binarized_mnist")
+    return Path(given)

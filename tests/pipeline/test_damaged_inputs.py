@@ -1,0 +1,180 @@
+"""Damaged, missing and contradictory inputs: exit code 1 and one line that names the file or key."""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from project import edit_params
+
+VAE = ("--variant", "vae", "--seed", "0")
+TRAIN, EVALUATE = ("train", *VAE), ("evaluate", *VAE)
+PREPARE, INTERPOLATE, REPORT = ("prepare",), ("interpolate",), ("report",)
+PREPARED, MODEL = "data/prepared", "models/vae-0"
+Damage = Callable[[Path], object]
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-len(content) // 3] ^= 1
+    path.write_bytes(content)
+
+
+def write(text: str) -> Damage:
+    return lambda path: path.write_text(text)
+
+
+def edit_json(*keys: str, value: object) -> Damage:
+    """Set a value; None deletes it."""
+
+    def edit(path: Path) -> None:
+        content = part = json.loads(path.read_text())
+        for key in keys[:-1]:
+            part = part[key]
+        if value is None:
+            del part[keys[-1]]
+        else:
+            part[keys[-1]] = value
+        path.write_text(json.dumps(content))
+
+    return edit
+
+
+def vouched(content: bytes) -> Damage:
+    """Other contents, with a checksum made anew in the metadata."""
+
+    def replace(path: Path) -> None:
+        path.write_bytes(content)
+        digest = hashlib.sha256(content).hexdigest()
+        edit_json("sha256", path.stem, value=digest)(path.with_name("metadata.json"))
+
+    return replace
+
+
+def npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+# name: (stage, file, damage, what the line says besides the file)
+FILES = {
+    "source missing": (PREPARE, "data/source.json", remove, "cannot be read"),
+    "source not JSON": (PREPARE, "data/source.json", truncate, "damaged"),
+    "source without its key": (PREPARE, "data/source.json", write("{}"), "damaged"),
+    "source unheard of": (PREPARE, "data/source.json", write('{"source": "svhn"}'), "damaged"),
+    "array truncated": (TRAIN, f"{PREPARED}/train.npy", truncate, "checksum"),
+    "byte flipped in array": (TRAIN, f"{PREPARED}/valid.npy", flip, "checksum"),
+    "array missing": (TRAIN, f"{PREPARED}/train.npy", remove, "cannot be read"),
+    "array empty": (EVALUATE, f"{PREPARED}/test.npy", write(""), "checksum"),
+    "array of another shape": (
+        TRAIN,
+        f"{PREPARED}/train.npy",
+        vouched(npy(np.zeros((4000, 1, 14, 14), np.uint8))),
+        "expected shape (4000, 1, 28, 28), got (4000, 1, 14, 14)",
+    ),
+    "array of another type": (
+        TRAIN,
+        f"{PREPARED}/train.npy",
+        vouched(npy(np.zeros((4000, 1, 28, 28), np.float64))),
+        "uint8",
+    ),
+    "no array": (TRAIN, f"{PREPARED}/train.npy", vouched(b"0 1 0 1"), "prepare"),
+    "metadata missing": (TRAIN, f"{PREPARED}/metadata.json", remove, "cannot be read"),
+    "metadata not JSON": (TRAIN, f"{PREPARED}/metadata.json", truncate, "damaged"),
+    "metadata lack a key": (TRAIN, f"{PREPARED}/metadata.json", edit_json("counts", value=None), "damaged"),
+    "metadata lack a count": (TRAIN, f"{PREPARED}/metadata.json", edit_json("counts", "train", value=None), "damaged"),
+    "metadata lack a sum": (TRAIN, f"{PREPARED}/metadata.json", edit_json("sha256", "train", value=None), "damaged"),
+    "labels missing": (INTERPOLATE, f"{PREPARED}/test_labels.npy", remove, "cannot be read"),
+    "labels damaged": (INTERPOLATE, f"{PREPARED}/test_labels.npy", flip, "checksum"),
+    "model half written": (EVALUATE, f"{MODEL}/model.safetensors", truncate, "checksum"),
+    "byte flipped in model": (EVALUATE, f"{MODEL}/model.safetensors", flip, "checksum"),
+    "model missing": (EVALUATE, f"{MODEL}/model.safetensors", remove, "train the variant first"),
+    "model missing, interpolate": (INTERPOLATE, f"{MODEL}/model.safetensors", remove, "train the variant first"),
+    "config missing": (EVALUATE, f"{MODEL}/config.json", remove, "train the variant first"),
+    "config not JSON": (EVALUATE, f"{MODEL}/config.json", truncate, "train the variant again"),
+    "config of another version": (EVALUATE, f"{MODEL}/config.json", edit_json("vae", "flow", value=None), "version"),
+    "protocol of training missing": (EVALUATE, f"{MODEL}/training.json", remove, "cannot be read"),
+    "protocol of training damaged": (EVALUATE, f"{MODEL}/training.json", truncate, "damaged"),
+    "metrics missing": (REPORT, "metrics/vae-0.json", remove, "cannot be read"),
+    "metrics damaged": (REPORT, "metrics/vae-0.json", truncate, "damaged"),
+    "protocol missing": (REPORT, "metrics/protocol/vae-0.json", remove, "cannot be read"),
+    "protocol damaged": (REPORT, "metrics/protocol/vae-0.json", write("[]"), "damaged"),
+    "curve missing": (REPORT, "curves/vae-0.csv", remove, "cannot be read"),
+    "curve not UTF-8": (REPORT, "curves/vae-0.csv", lambda path: path.write_bytes(b"epoch\xff\n"), "damaged"),
+    "curve lacks a column": (REPORT, "curves/vae-0.csv", write("epoch\n1\n"), "damaged"),
+    "curve without epochs": (REPORT, "curves/vae-0.csv", write("epoch,train_negative_elbo\n"), "damaged"),
+    "curve with a word": (REPORT, "curves/vae-0.csv", write("epoch,train_negative_elbo\na,b\n"), "damaged"),
+    "samples missing": (REPORT, "reports/figures/samples/vae-0.png", remove, "cannot be read"),
+    "interpolation missing": (REPORT, "reports/figures/interpolation.png", remove, "cannot be read"),
+}
+# What report says of a run whose files are there and do not hold what they should.
+RUNS = {
+    "metrics lack a key": ("metrics/vae-0.json", edit_json("nll_nats", value=None), "nll_nats"),
+    "metrics with a string": ("metrics/vae-0.json", edit_json("nll_nats", value="low"), "nll_nats"),
+    "metrics lack active units": ("metrics/vae-0.json", edit_json("active_units", value=None), "active_units"),
+    "protocol lacks a key": ("metrics/protocol/vae-0.json", edit_json("evaluation", value=None), "evaluation"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "file", "damage", "says"), FILES.values(), ids=FILES)
+def test_damaged_file(files, complaint, arguments, file, damage, says):
+    damage(files / file)
+    line = complaint(files, *arguments)
+    assert file in line
+    assert says in line
+
+
+def test_config_that_does_not_fit_the_weights(files, complaint):
+    edit_json("vae", "model", "latent_dim", value=6)(files / MODEL / "config.json")
+    line = complaint(files, *EVALUATE)
+    assert f"{MODEL}/model.safetensors" in line
+    assert "does not fit" in line
+
+
+@pytest.mark.parametrize(("file", "damage", "says"), RUNS.values(), ids=RUNS)
+def test_damaged_run(files, complaint, file, damage, says):
+    damage(files / file)
+    line = complaint(files, *REPORT)
+    assert "vae-0" in line
+    assert "dvc repro" in line
+    assert says in line
+
+
+def test_two_protocols_in_one_table(files, complaint):
+    edit_json("evaluation", "num_elbo_samples", value=3)(files / "metrics/protocol/planar-4-0.json")
+    before = (files / "reports/results.csv").read_bytes()
+    line = complaint(files, *REPORT)
+    assert "metrics/protocol/planar-4-0.json: evaluation.num_elbo_samples differs from" in line
+    assert (files / "reports/results.csv").read_bytes() == before
+
+
+def test_undamaged_files_make_no_complaint(files, run_stage):
+    """So that the damage above is what the stages complain about; and the same bytes come again."""
+    before = {path: path.read_bytes() for path in files.rglob("*") if path.is_file()}
+    for arguments in (PREPARE, TRAIN, EVALUATE, INTERPOLATE, REPORT):
+        assert run_stage(files, *arguments).code == 0
+    outputs = [path for path in before if not {"timings", "logs", "timings.csv"} & set(path.relative_to(files).parts)]
+    assert [path.name for path in outputs if path.read_bytes() != before[path]] == []
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate"])
+def test_run_that_params_do_not_declare(files, complaint, name):
+    assert complaint(files, name, "--variant", "vea", "--seed", "0").startswith("params.yaml: variants: ")
+    assert complaint(files, name, "--variant", "vae", "--seed", "7").startswith("params.yaml: seeds: ")
+
+
+def test_more_pairs_than_digits(files, complaint):
+    edit_params(files, lambda params: params["interpolation"].update(num_pairs=300))
+    assert "params.yaml: interpolation.num_pairs: " in complaint(files, *INTERPOLATE)

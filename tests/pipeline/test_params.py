@@ -1,0 +1,241 @@
+"""params.yaml: every mistake is one line that names the key."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from project import ROOT, copy_project, stage
+from ruamel.yaml import YAML
+
+from flowvae.errors import InputError
+from flowvae.flows import FLOWS
+from pipeline.params import load_params
+
+COMMITTED = ROOT / "params.yaml"
+DELETED = object()
+TEXT = COMMITTED.read_text(encoding="utf-8").encode() if COMMITTED.exists() else b""
+
+
+def put(key: str, value: Any) -> Callable[[Any], None]:
+    """An edit that sets (or deletes) the value at a dotted path."""
+
+    def edit(params: Any) -> None:
+        *parents, last = key.split(".")
+        for parent in parents:
+            params = params[parent]
+        if value is DELETED:
+            del params[last]
+        else:
+            params[last] = value
+
+    return edit
+
+
+# name: (key, value put there, what the message says); the message begins with the same key
+VALUES = {
+    "unknown at the top": ("modle", 1, "unknown key"),
+    "unknown in data": ("data.url", "x", "unknown key"),
+    "unknown in model": ("model.dropout", 0.5, "unknown key"),
+    "unknown in the encoder": ("model.encoder.kernel_size", 3, "unknown key"),
+    "unknown in a variant": ("variants.vae.depth", 1, "unknown key"),
+    "unknown in training": ("training.optimizer", "adam", "unknown key"),
+    "unknown in evaluation": ("evaluation.gpu", True, "unknown key"),
+    "unknown in interpolation": ("interpolation.steps", 3, "unknown key"),
+    "unknown in report": ("report.author", "x", "unknown key"),
+    "another family's option, planar": ("variants.planar-4.hidden_features", [64], "unknown key"),
+    "another family's option, Real NVP": ("variants.real-nvp-2.amortised", True, "unknown key"),
+    "missing section": ("training", DELETED, "missing key"),
+    "missing seeds": ("seeds", DELETED, "missing key"),
+    "missing in the decoder": ("model.decoder.channels", DELETED, "missing key"),
+    "missing in a variant": ("variants.real-nvp-2.log_scale_bound", DELETED, "missing key"),
+    "missing flow": ("variants.planar-4.flow", DELETED, "missing key"),
+    "missing in report": ("report.reference", DELETED, "missing key"),
+    "string for int": ("training.epochs", "five", "'five'"),
+    "quoted number": ("training.learning_rate", "1e-3", "'1e-3'"),
+    "int for string": ("report.title", 3, "got 3"),
+    "bool for int": ("training.batch_size", True, "got True"),
+    "int for bool": ("data.fallback", 1, "got 1"),
+    "float for int": ("model.latent_dim", 40.5, "got 40.5"),
+    "null": ("evaluation.seed", None, "got null"),
+    "list for mapping": ("model.encoder", [16, 32], "got [16, 32]"),
+    "mapping for list": ("model.decoder.channels", {"first": 32}, "got {'first': 32}"),
+    "number for a variant": ("variants.vae", 4, "got 4"),
+    "list for variants": ("variants", ["vae"], "got ['vae']"),
+    "number for seeds": ("seeds", 0, "got 0"),
+    "no epochs": ("training.epochs", 0, "greater than 0"),
+    "empty batch": ("training.batch_size", 0, "greater than 0"),
+    "negative learning rate": ("training.learning_rate", -0.001, "greater than 0"),
+    "NaN": ("training.weight_decay", float("nan"), "nan"),
+    "infinity": ("training.max_grad_norm", float("inf"), "finite"),
+    "fraction above 1": ("training.kl_warmup_fraction", 1.5, "less than or equal to 1"),
+    "negative fraction": ("training.decay_start", -0.1, "greater than or equal to 0"),
+    "negative seed": ("data.seed", -1, "greater than or equal to 0"),
+    "small chunk": ("evaluation.chunk_size", 999, "1000"),
+    "one draw has no variance": ("evaluation.num_elbo_samples", 1, "2"),
+    "no samples": ("evaluation.num_importance_samples", 0, "greater than 0"),
+    "one step": ("interpolation.num_steps", 1, "2"),
+    "empty title": ("report.title", "", "at least 1"),
+    "no channels": ("model.encoder.channels", [], "at least 1"),
+    "unknown data set": ("data.name", "svhn", "'mnist'"),
+    "unknown binarization": ("data.binarization", "hard", "'threshold'"),
+    "unknown path": ("interpolation.path", "geodesic", "'spherical'"),
+    "no variants": ("variants", {}, "at least 1"),
+    "no seeds": ("seeds", [], "at least 1"),
+    "a seed twice": ("seeds", [0, 1, 0], "each seed once"),
+    "left names no variant": ("interpolation.left", "vea", "one of the variants"),
+    "right names no variant": ("interpolation.right", "real-nvp-6", "one of the variants"),
+    "reference names no variant": ("report.reference", "plain", "one of the variants"),
+    "planar of depth 0": ("variants.planar-4.num_transforms", 0, "greater than 0"),
+    "plain VAE of depth 1": ("variants.vae.num_transforms", 1, "0"),
+}
+
+# name: (edits, the key at the start of the message, what it says)
+EDITS = {
+    "unknown flow": ([put("variants.planar-4.flow", "plannar")], "variants.planar-4.flow", "'real_nvp'"),
+    "second seed": ([put("seeds", [0, "one"])], "seeds.1", "'one'"),
+    "width 0": ([put("model.encoder.hidden_features", [256, 0])], "model.encoder.hidden_features.1", "greater than 0"),
+    "bad name": (
+        [put("variants.Planar 4", {"flow": "none", "num_transforms": 0})],
+        "variants.Planar 4",
+        "small letters",
+    ),
+    "numeric name": ([put("variants", {4: {"flow": "none", "num_transforms": 0}})], "variants.4", "string"),
+    "channels that do not halve 28": (
+        [put("model.encoder.channels", [8, 8, 8])],
+        "model with " + ", ".join(f"variants.{name}" for name in YAML().load(TEXT)["variants"]),
+        "divisible by 8",
+    ),
+    "nothing to couple": (
+        [put("model.latent_dim", 1)],
+        "model with variants.real-nvp-2, variants.real-nvp-5, variants.real-nvp-10, variants.real-nvp-20",
+        "latent_dim of at least 2",
+    ),
+}
+
+# name: (contents, what the message says); None for a missing file
+CONTENTS = {
+    "tab": (TEXT.replace(b"  epochs:", b"\tepochs:"), "not valid YAML"),
+    "open bracket": (TEXT.replace(b"seeds: [0]", b"seeds: [0"), "not valid YAML"),
+    "key twice": (TEXT + b"\nseeds: [1]\n", "not valid YAML"),
+    "inner key twice": (TEXT.replace(b"  epochs: 5", b"  epochs: 5\n  epochs: 6"), "not valid YAML"),
+    "empty": (b"", "empty; expected the keys data"),
+    "comment only": (b"# nothing\n", "empty; expected the keys data"),
+    "a list": (b"- data\n- model\n", "the file"),
+    "two documents": (TEXT + b"\n---\nseeds: [1]\n", "not valid YAML"),
+    "not UTF-8": (TEXT + b"# \xff\xfe\n", "cannot be read"),
+    "missing": (None, "cannot be read"),
+}
+
+
+def complaints(path: Path) -> list[str]:
+    """Lines of the error, each checked for what every line must be."""
+    with pytest.raises(InputError) as raised:
+        load_params(path)
+    lines = str(raised.value).splitlines()
+    assert lines
+    for line in lines:
+        assert line.startswith(str(path)), line
+        assert not any(word in line.lower() for word in ("traceback", "pydantic", "http", "error_type")), line
+    return lines
+
+
+@pytest.fixture
+def edited(tmp_path):
+    """params.yaml after some edits."""
+
+    def write(*edits: Callable[[Any], None]) -> Path:
+        yaml, path = YAML(), tmp_path / "params.yaml"
+        params = yaml.load(TEXT)
+        for edit in edits:
+            edit(params)
+        with path.open("wb") as file:
+            yaml.dump(params, file)
+        return path
+
+    return write
+
+
+def test_committed_params_load_and_describe_the_table():
+    params = load_params(COMMITTED)
+    assert {flow.flow for flow in params.variants.values()} == set(FLOWS)
+
+
+@pytest.mark.parametrize(("key", "value", "says"), VALUES.values(), ids=VALUES)
+def test_wrong_value(edited, key, value, says):
+    (line,) = complaints(path := edited(put(key, value)))
+    assert line.startswith(f"{path}: {key}: ")
+    assert says in line.removeprefix(f"{path}: {key}: ")
+
+
+@pytest.mark.parametrize(("edits", "key", "says"), EDITS.values(), ids=EDITS)
+def test_wrong_edit(edited, edits, key, says):
+    lines = complaints(path := edited(*edits))
+    found = [line.removeprefix(f"{path}: {key}: ") for line in lines if line.startswith(f"{path}: {key}: ")]
+    assert any(says in line for line in found), lines
+
+
+@pytest.mark.parametrize(("content", "says"), CONTENTS.values(), ids=CONTENTS)
+def test_wrong_file(tmp_path, content, says):
+    path = tmp_path / "params.yaml"
+    if content is not None:
+        assert content != TEXT
+        path.write_bytes(content)
+    (line,) = complaints(path)
+    assert says in line
+
+
+def test_folder_in_place_of_the_file(tmp_path):
+    (line,) = complaints(tmp_path)
+    assert "cannot be read" in line
+
+
+def test_yaml_error_names_the_line(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("data:\n  name: mnist\n  name: mnist\n")
+    (line,) = complaints(path)
+    assert line.startswith(f"{path}, line 3: ")
+
+
+def test_each_mistake_gets_a_line(edited):
+    path = edited(put("training.epochs", 0), put("data.fallback", "yes"), put("modle", 1), put("seeds", DELETED))
+    keys = {line.removeprefix(f"{path}: ").split(":")[0] for line in complaints(path)}
+    assert keys == {"training.epochs", "data.fallback", "modle", "seeds"}
+
+
+@pytest.mark.parametrize("key", ["training.weight_decay", "training.warmup_steps", "training.final_learning_rate"])
+def test_zero_is_a_value(edited, key):
+    load_params(edited(put(key, 0.0 if key != "training.warmup_steps" else 0)))
+
+
+def test_user_sees_one_line_per_mistake_and_no_traceback(tmp_path):
+    project = copy_project(tmp_path / "project", git=False)
+    path = project / "params.yaml"
+    path.write_text(path.read_text().replace("epochs: 1", "epochs: 0").replace("fallback: true", "falback: true"))
+    ran = stage(project, "fetch")
+    assert ran.returncode == 1
+    assert [line.split(": ")[:3] for line in ran.stderr.splitlines()] == [
+        ["fetch", "params.yaml", "data.fallback"],
+        ["fetch", "params.yaml", "data.falback"],
+        ["fetch", "params.yaml", "training.epochs"],
+    ]
+    assert not (project / "data").exists()
+
+
+@pytest.mark.parametrize("content", [b"data: [\n", b"\xff", None], ids=["not YAML", "not UTF-8", "missing"])
+def test_user_sees_which_file_is_wrong(run_stage, tmp_path, content):
+    if content is not None:
+        (tmp_path / "params.yaml").write_bytes(content)
+    code, errors = run_stage(tmp_path, "fetch")
+    assert code == 1
+    (line,) = errors
+    assert line.startswith("fetch: params.yaml")
+
+
+def test_a_key_that_no_stage_lists_stops_fetch(run_stage, tmp_path):
+    project = copy_project(tmp_path / "project", git=False)
+    path = project / "dvc.yaml"
+    path.write_text(path.read_text().replace("      - evaluation\n", "      - evaluation.seed\n"))
+    code, errors = run_stage(project, "fetch")
+    assert code == 1
+    assert "fetch: params.yaml: evaluation.chunk_size: read by no stage; list it in dvc.yaml" in errors

@@ -1,0 +1,118 @@
+"""What one `dvc repro` makes: the table, its protocol, and the page."""
+
+import csv
+import json
+import math
+import re
+from html.parser import HTMLParser
+
+from project import EVALUATED, KEYS, TRAINED, command, stages_run
+from ruamel.yaml import YAML
+
+from flowvae.data.sources import FALLBACK_BANNER
+
+COLUMNS = (
+    "variant,flow,num_transforms,seed,dataset,binarization,num_train,num_test,epochs,reconstruction_nats,kl_nats,"
+    "negative_elbo_nats,negative_elbo_stderr,nll_nats,nll_stderr,num_importance_samples,parameters"
+)
+
+
+def outputs_of(lock: dict) -> set[str]:
+    return {out["path"] for stage in lock["stages"].values() for out in stage["outs"]}
+
+
+def test_every_stage_ran_once_and_left_its_outputs(reproduced):
+    assert stages_run(reproduced.ran) == {"prepare", "interpolate", "report"} | TRAINED | EVALUATED
+    lock = YAML(typ="safe", pure=True).load(reproduced.folder / "dvc.lock")
+    outputs = outputs_of(lock)
+    assert {f"models/{key}" for key in KEYS} <= outputs
+    assert {f"metrics/{key}.json" for key in KEYS} | {f"curves/{key}.csv" for key in KEYS} <= outputs
+    assert {"reports/results.csv", "reports/results.md", "reports/index.html"} <= outputs
+    assert [path for path in outputs if not (reproduced.folder / path).exists()] == []
+
+
+def test_times_are_no_output(reproduced):
+    lock = YAML(typ="safe", pure=True).load(reproduced.folder / "dvc.lock")
+    assert not any("timing" in path or path.startswith("logs") for path in outputs_of(lock))
+    for stage in ("train", "evaluate"):
+        for key in KEYS:
+            assert json.loads((reproduced.folder / f"timings/{stage}/{key}.json").read_text())["seconds"] >= 0
+    assert not list(reproduced.folder.rglob("*.partial"))
+
+
+def test_git_tracks_results_but_neither_data_nor_times(reproduced):
+    tracked = command(reproduced.folder, "git", "ls-files").stdout.splitlines()
+    assert {"dvc.lock", "reports/results.csv", "reports/index.html", "metrics/vae-0.json"} <= set(tracked)
+    private = re.compile(r"^(data|models|logs|timings)/|timings\.csv$|__pycache__")
+    assert [path for path in tracked if private.search(path)] == []
+
+
+def test_table(reproduced):
+    text = (reproduced.folder / "reports/results.csv").read_text()
+    assert text.splitlines()[0] == COLUMNS
+    rows = list(csv.DictReader(text.splitlines()))
+    assert [(row["variant"], row["flow"], row["num_transforms"], row["seed"]) for row in rows] == [
+        ("vae", "none", "0", "0"),
+        ("planar-4", "planar", "2", "0"),
+        ("real-nvp-2", "real_nvp", "1", "0"),
+    ]
+    for row in rows:
+        assert (row["num_train"], row["num_test"], row["epochs"]) == ("4000", "500", "1")
+        assert (row["dataset"], row["binarization"]) == ("MNIST, 5,000 digits", "static")
+        assert row["num_importance_samples"] == "2" and int(row["parameters"]) > 0
+        bound, nll = float(row["negative_elbo_nats"]), float(row["nll_nats"])
+        assert math.isclose(float(row["reconstruction_nats"]) + float(row["kl_nats"]), bound, abs_tol=2e-4)
+        assert 0 < nll < bound + 3 * float(row["nll_stderr"]) and float(row["negative_elbo_stderr"]) > 0
+
+
+def test_protocol_is_stamped_on_every_number(reproduced):
+    protocol = json.loads((reproduced.folder / "metrics/protocol/planar-4-0.json").read_text())
+    assert (protocol["variant"], protocol["seed"]) == ("planar-4", 0)
+    params = YAML(typ="safe", pure=True).load(reproduced.folder / "params.yaml")
+    assert protocol["training"] == params["training"]
+    assert protocol["evaluation"].items() >= params["evaluation"].items() - {("num_nll_images", 20)}
+    metadata = json.loads((reproduced.folder / "data/prepared/metadata.json").read_text())
+    assert protocol["data"] == metadata
+    assert metadata["counts"] == {"train": 4000, "valid": 500, "test": 500}
+
+
+def test_fallback_is_announced_everywhere(reproduced):
+    folder = reproduced.folder
+    assert json.loads((folder / "data/prepared/metadata.json").read_text())["banner"] == FALLBACK_BANNER
+    markdown = (folder / "reports/results.md").read_text()
+    assert FALLBACK_BANNER in markdown and markdown.index(FALLBACK_BANNER) < markdown.index("|")
+    page = (folder / "reports/index.html").read_text()
+    assert FALLBACK_BANNER in page and page.index(FALLBACK_BANNER) < page.index("<table")
+    assert FALLBACK_BANNER in reproduced.ran.stderr
+
+
+class Page(HTMLParser):
+    """Collects what a page refers to, and checks that its tags close."""
+
+    VOID = frozenset({"meta", "img", "br", "hr", "link", "input"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_page_is_whole_and_stands_alone(reproduced):
+    page = Page()
+    page.feed((reproduced.folder / "reports/index.html").read_text())
+    page.close()
+    assert page.open == []
+    assert page.tags.count("img") == 3 + 2 * len(KEYS) == len(page.addresses)
+    assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
+    assert not {"script", "link", "iframe"} & set(page.tags)
+    assert "url(" not in (reproduced.folder / "reports/index.html").read_text()
