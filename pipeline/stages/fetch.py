@@ -38,7 +38,8 @@ def find(data: DataConfig) -> str:
     roots = paths.data_roots()
     looked = ", ".join(str(root) for root in roots)
     if data.binarization == "larochelle":
-        if any(len(sources.larochelle_files(root)) == len(sources.LAROCHELLE_BITS) for root in roots):
+        complete = (len(sources.larochelle_files(root)) == len(sources.LAROCHELLE_BITS) for root in roots)
+        if any(complete) or prepared_from("larochelle"):
             return "larochelle"
         raise InputError(
             "data.binarization: larochelle needs binarized_mnist/binarized_mnist_{train,valid,test}.amat or .amat.gz "
@@ -46,8 +47,8 @@ def find(data: DataConfig) -> str:
         )
     if any(map(sources.has_mnist, roots)) or download():
         return "mnist"
-    if prepared_from_mnist():
-        return "mnist"  # made earlier, or pulled: never exchanged for less
+    if prepared_from("mnist"):
+        return "mnist"
     if data.fallback:
         return "fallback"
     raise InputError(
@@ -89,6 +90,7 @@ def answers(address: str) -> bool:
         return False
 
 
-def prepared_from_mnist() -> bool:
+def prepared_from(source: str) -> bool:
+    """Whether arrays from this source are there already, made earlier or pulled: never exchanged for less."""
     path = paths.PREPARED / "metadata.json"
-    return path.is_file() and read_json(path).get("source") == "mnist"
+    return path.is_file() and read_json(path).get("source") == source
