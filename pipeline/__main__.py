@@ -4,7 +4,6 @@ import argparse
 import importlib
 import os
 import sys
-from pathlib import Path
 
 STAGES = ("fetch", "prepare", "train", "evaluate", "interpolate", "report")
 PER_VARIANT = ("train", "evaluate")
@@ -16,11 +15,11 @@ def main() -> int:
     # One process computes alike on every run: cuBLAS needs this before it starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     from flowvae.errors import InputError
-    from pipeline.params import load_params
+    from pipeline.params import PARAMS, load_params
 
     where = {"variant": options.variant, "seed": options.seed} if options.stage in PER_VARIANT else {}
     try:
-        params = load_params(Path("params.yaml"))
+        params = load_params(PARAMS)
         importlib.import_module(f"pipeline.stages.{options.stage}").run(params, **where)
     except InputError as error:
         return complain(options.stage, str(error))

@@ -23,6 +23,7 @@ from flowvae.errors import InputError
 from flowvae.flows import FLOWS, AnyFlowConfig
 from flowvae.vae import VAEConfig, build_vae
 
+PARAMS = Path("params.yaml")
 VariantName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 Seeds = Annotated[tuple[NonNegativeInt, ...], Field(strict=False, min_length=1)]
 
@@ -141,15 +142,24 @@ def contradictions(params: Params) -> Iterator[str]:
             yield f"{key}: expected one of the variants ({', '.join(params.variants)}), got {variant!r}"
     if len(set(params.seeds)) < len(params.seeds):
         yield f"seeds: expected each seed once, got {list(params.seeds)}"
+
+
+def check_models(params: Params, path: Path) -> None:
+    """Build every variant without its memory: takes seconds, so `fetch` does it for all stages.
+
+    Raises:
+        InputError: one line per reason why variants do not fit the model.
+    """
     unbuildable: dict[str, list[str]] = {}
     for variant in params.variants:
         try:
-            with torch.device("meta"):  # shapes alone: no memory, no arithmetic
+            with torch.device("meta"):
                 build_vae(params.vae_config(variant, IMAGE_SHAPES[params.data.name]), seed=0)
         except ValueError as error:
             unbuildable.setdefault(str(error), []).append(f"variants.{variant}")
-    for message, keys in unbuildable.items():
-        yield f"model with {', '.join(keys)}: {message}"
+    if unbuildable:
+        lines = (f"{path}: model with {', '.join(keys)}: {message}" for message, keys in unbuildable.items())
+        raise InputError("\n".join(lines))
 
 
 def unread_keys(params: Any, stages: dict[str, Any]) -> list[str]:

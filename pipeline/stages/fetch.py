@@ -13,16 +13,17 @@ from flowvae.data import sources
 from flowvae.errors import InputError
 from pipeline import paths
 from pipeline.files import read_json, write_json
-from pipeline.params import Params, read_yaml, unread_keys
+from pipeline.params import PARAMS, Params, check_models, read_yaml, unread_keys
 
 PROBE_SECONDS = 2
 
 
 def run(params: Params) -> None:
     """Write which source `prepare` is to read: 'mnist', 'larochelle' or 'fallback'."""
-    unread = unread_keys(read_yaml(Path("params.yaml")), read_yaml(Path("dvc.yaml"))["stages"])
+    check_models(params, PARAMS)
+    unread = unread_keys(read_yaml(PARAMS), read_yaml(Path("dvc.yaml"))["stages"])
     if unread:
-        raise InputError("\n".join(f"params.yaml: {key}: read by no stage; list it in dvc.yaml" for key in unread))
+        raise InputError("\n".join(f"{PARAMS}: {key}: read by no stage; list it in dvc.yaml" for key in unread))
     source = find(params.data)
     write_json(paths.SOURCE, {"source": source})
     if source == "fallback":

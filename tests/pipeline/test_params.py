@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 
 from flowvae.errors import InputError
 from flowvae.flows import FLOWS
-from pipeline.params import load_params
+from pipeline.params import check_models, load_params
 
 COMMITTED = ROOT / "params.yaml"
 DELETED = object()
@@ -131,7 +131,7 @@ CONTENTS = {
 def complaints(path: Path) -> list[str]:
     """Lines of the error, each checked for what every line must be."""
     with pytest.raises(InputError) as raised:
-        load_params(path)
+        check_models(load_params(path), path)
     lines = str(raised.value).splitlines()
     assert lines
     for line in lines:
