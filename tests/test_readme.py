@@ -25,6 +25,6 @@ def test_named_file_exists(name):
 
 def test_targets_exist():
     makefile = (ROOT / "Makefile").read_text()
-    targets = set(re.findall(r"\bmake ([a-z][a-z-]*)", README))
+    targets = set(re.findall(r"(?:`|^    |: )make ([a-z][a-z-]*)", README, re.MULTILINE))
     assert {"repro", "test", "test-all", "bench"} <= targets
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)

@@ -46,9 +46,7 @@ def find(data: DataConfig) -> str:
             "data.binarization: larochelle needs binarized_mnist/binarized_mnist_{train,valid,test}.amat or .amat.gz "
             f"(their public address is gone); looked in {looked}; set FLOWVAE_DATA_ROOT to the folder that holds them"
         )
-    if any(map(sources.has_mnist, roots)) or download():
-        return "mnist"
-    if prepared_from("mnist"):
+    if any(map(sources.has_mnist, roots)) or prepared_from("mnist") or download():
         return "mnist"
     if data.fallback:
         return "fallback"

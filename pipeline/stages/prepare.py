@@ -4,7 +4,15 @@ import sys
 
 from flowvae.config import DataConfig
 from flowvae.data.arrays import write_arrays
-from flowvae.data.sources import Source, has_mnist, larochelle_files, read_fallback, read_larochelle, read_mnist
+from flowvae.data.sources import (
+    Source,
+    download_mnist,
+    has_mnist,
+    larochelle_files,
+    read_fallback,
+    read_larochelle,
+    read_mnist,
+)
 from flowvae.errors import InputError
 from pipeline import paths
 from pipeline.files import read_json
@@ -37,8 +45,11 @@ def run(params: Params) -> None:
 
 
 def from_mnist(data: DataConfig) -> Source:
-    roots = paths.data_roots()
-    return read_mnist(next(filter(has_mnist, roots), roots[0]), data.binarization, data.seed)
+    root = next(filter(has_mnist, paths.data_roots()), None)
+    if root is None:  # arrays were made elsewhere and pulled, and now must be made anew
+        root = paths.DOWNLOADS
+        download_mnist(root)
+    return read_mnist(root, data.binarization, data.seed)
 
 
 def from_larochelle(data: DataConfig) -> Source:
