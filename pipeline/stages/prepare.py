@@ -9,6 +9,7 @@ from flowvae.data.sources import (
     download_mnist,
     has_mnist,
     larochelle_files,
+    mnist_folder,
     read_fallback,
     read_larochelle,
     read_mnist,
@@ -45,10 +46,15 @@ def run(params: Params) -> None:
 
 
 def from_mnist(data: DataConfig) -> Source:
-    root = next(filter(has_mnist, paths.data_roots()), None)
+    roots = paths.data_roots()
+    root = next(filter(has_mnist, roots), None)
     if root is None:  # arrays were made elsewhere and pulled, and now must be made anew
         root = paths.DOWNLOADS
-        download_mnist(root)
+        try:
+            download_mnist(root)
+        except InputError as error:
+            looked = ", ".join(str(mnist_folder(folder)) for folder in roots)
+            raise InputError(f"{looked}: MNIST's four files are not there; put them there ({error})") from error
     return read_mnist(root, data.binarization, data.seed)
 
 
