@@ -101,10 +101,8 @@ def read_yaml(path: Path) -> Any:
 def describe(problem: Mapping[str, Any]) -> str:
     """One pydantic error as 'key.path: what is wrong'."""
     *parents, last = map(str, problem["loc"] or ("the file",))
-    family = None
-    if parents[:1] == ["variants"] and len(parents) > 2 - (last == "[key]"):
-        # A discriminated union puts the chosen family's name into the path; it is no key of the file.
-        family = parents.pop(2) if len(parents) > 2 else None
+    # A discriminated union puts the chosen family's name into the path; it is no key of the file.
+    family = parents.pop(2) if parents[:1] == ["variants"] and len(parents) > 2 else None
     key = ".".join(part for part in (*parents, last) if part != "[key]")
     got = "null (nothing after the colon?)" if problem["input"] is None else repr(problem["input"])
     match problem["type"]:
