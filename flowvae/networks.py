@@ -11,8 +11,8 @@ from torch import Tensor, nn
 class MLP(nn.Module):
     """Fully connected layers with SiLU between them, optionally conditioned on a context.
 
-    The context enters the first layer through a linear map of its own, so that it is
-    computed once per image however many samples of that image there are.
+    The context enters the first layer through a linear map of its own (see `context_terms`), so that
+    it is computed once per image however many samples of that image there are.
 
     Args:
         in_features: size of the input's last axis.
@@ -30,11 +30,11 @@ class MLP(nn.Module):
         self.context = nn.Linear(context_features, first, bias=False) if context_features else None
         self.rest = fully_connected((*hidden_features, out_features))
 
-    def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        """z (*sample_shape, batch, in), context (batch, context) -> (*sample_shape, batch, out)."""
+    def forward(self, z: Tensor, context_term: Tensor | None = None) -> Tensor:
+        """z (*sample_shape, batch, in), context_term (batch, first hidden) -> (*sample_shape, batch, out)."""
         hidden = self.first(z)
-        if self.context is not None:
-            hidden = hidden + self.context(context)
+        if context_term is not None:
+            hidden = hidden + context_term
         return self.rest(hidden)
 
     def zero_last(self) -> "MLP":
@@ -42,6 +42,22 @@ class MLP(nn.Module):
         nn.init.zeros_(self.rest[-1].weight)
         nn.init.zeros_(self.rest[-1].bias)
         return self
+
+
+def context_terms(mlps: Sequence[MLP], context: Tensor | None) -> tuple[Tensor | None, ...]:
+    """What a context adds to the first layer of each of several MLPs alike, in one matrix product.
+
+    Args:
+        mlps: with a context of the same size and a first hidden layer of the same width.
+        context: shape (batch, context_features), or None where they have no context.
+
+    Returns:
+        one term per MLP, shape (batch, first hidden).
+    """
+    if context is None:
+        return (None,) * len(mlps)
+    weights = torch.cat([mlp.context.weight for mlp in mlps])
+    return nn.functional.linear(context, weights).chunk(len(mlps), dim=-1)
 
 
 def fully_connected(widths: Sequence[int]) -> nn.Sequential:

@@ -14,8 +14,10 @@ def main() -> int:
     options = parse_options()
     # One process computes alike on every run: cuBLAS needs this before it starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # Threads that wait by spinning starve beside any other busy process: 353 images/s against 1,861.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that spin long while they wait starve beside any other busy process, and threads that do not spin
+    # are slow to wake: benchmarks/threads.py compares the two with a short spin.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     from flowvae.errors import InputError
     from pipeline.params import PARAMS, load_params
 

@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from flowvae.config import FlowConfig, PositiveFloat, PositiveInt
-from flowvae.networks import MLP
-from flowvae.transforms import ComposedTransform, Transform
+from flowvae.networks import MLP, context_terms
+from flowvae.transforms import Transform
 
 
 class RealNVPConfig(FlowConfig):
@@ -20,45 +20,53 @@ class RealNVPConfig(FlowConfig):
     log_scale_bound: PositiveFloat
 
 
-class CouplingTransform(Transform):
-    """Affine coupling of two blocks of the latent vector.
+class CouplingStack(Transform):
+    """Affine couplings of the two blocks of the latent vector, which take turns.
 
         y_kept = z_kept,  y_moved = z_moved * exp(s) + t,  (s, t) = net(z_kept, context)
         ln|det| = sum s
 
     arXiv:1605.08803, equations 4 to 6; s is bounded by log_scale_bound * tanh(. / log_scale_bound).
+    The blocks stay apart from the first coupling to the last, and what the context adds to the nets
+    is computed for all of them at once.
 
     Args:
-        net: (z_kept, context) -> raw s and t, concatenated on the last axis.
+        nets: for each coupling z_kept -> raw s and t, concatenated on the last axis.
         context: shape (batch, context_features), or None.
         sizes: the sizes of the two blocks.
-        moved: which block is transformed, 0 or 1.
         log_scale_bound: bound on |s|.
-        gain: factor on what the net returns.
+        gain: factor on what the nets return.
     """
 
     has_inverse = True
 
     def __init__(
-        self, net: MLP, context: Tensor | None, sizes: tuple[int, int], moved: int, log_scale_bound: float, gain: float
+        self, nets: Sequence[MLP], context: Tensor | None, sizes: tuple[int, int], log_scale_bound: float, gain: float
     ) -> None:
-        self.net, self.context, self.gain = net, context, gain
-        self.sizes, self.moved, self.log_scale_bound = sizes, moved, log_scale_bound
+        self.nets, self.sizes, self.log_scale_bound, self.gain = nets, sizes, log_scale_bound, gain
+        self.context_terms = context_terms(nets, context)
 
     def call_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
         blocks = list(z.split(self.sizes, dim=-1))
-        s, t = self._scale_and_shift(blocks[1 - self.moved])
-        blocks[self.moved] = torch.addcmul(t, blocks[self.moved], s.exp())
-        return torch.cat(blocks, dim=-1), s.sum(-1)
+        log_scales = [torch.zeros_like(block) for block in blocks]  # summed over couplings
+        for i in range(len(self.nets)):
+            moved = ALTERNATING[i % 2]
+            s, t = self.scale_and_shift(i, blocks[1 - moved])
+            blocks[moved] = torch.addcmul(t, blocks[moved], s.exp())
+            log_scales[moved] = log_scales[moved] + s
+        return torch.cat(blocks, dim=-1), torch.cat(log_scales, dim=-1).sum(-1)
 
     def _inv(self, z: Tensor) -> Tensor:
         blocks = list(z.split(self.sizes, dim=-1))
-        s, t = self._scale_and_shift(blocks[1 - self.moved])
-        blocks[self.moved] = (blocks[self.moved] - t) * (-s).exp()
+        for i in reversed(range(len(self.nets))):
+            moved = ALTERNATING[i % 2]
+            s, t = self.scale_and_shift(i, blocks[1 - moved])
+            blocks[moved] = (blocks[moved] - t) * (-s).exp()
         return torch.cat(blocks, dim=-1)
 
-    def _scale_and_shift(self, kept: Tensor) -> tuple[Tensor, Tensor]:
-        raw, t = (self.gain * self.net(kept, self.context)).chunk(2, dim=-1)
+    def scale_and_shift(self, i: int, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """s and t of coupling i, each of the shape of the block that it moves."""
+        raw, t = (self.gain * self.nets[i](kept, self.context_terms[i])).chunk(2, dim=-1)
         return self.log_scale_bound * torch.tanh(raw / self.log_scale_bound), t
 
 
@@ -107,14 +115,9 @@ class RealNVP(nn.Module):
             for moved in ALTERNATING
         )
 
-    def forward(self, context: Tensor) -> ComposedTransform:
+    def forward(self, context: Tensor) -> CouplingStack:
         bound = context if self.context_features else None
-        return ComposedTransform(
-            [
-                CouplingTransform(net, bound, self.sizes, ALTERNATING[i % 2], self.log_scale_bound, self.gain)
-                for i, net in enumerate(self.nets)
-            ]
-        )
+        return CouplingStack(self.nets, bound, self.sizes, self.log_scale_bound, self.gain)
 
 
 ALTERNATING = (1, 0)  # the block that each coupling of a pair moves

@@ -125,6 +125,8 @@ def read_protocol(path: Path) -> dict[str, Any]:
         missing = names - found.keys() if isinstance(found, dict) else {"everything"}
         if missing:
             raise InputError(f"{path}: {section}: lacks {', '.join(sorted(missing))}; run dvc repro to mend it")
+    if not isinstance(protocol.get("epochs"), int):
+        raise InputError(f"{path}: epochs: expected a number, got {protocol.get('epochs')!r}; run dvc repro to mend it")
     return protocol
 
 

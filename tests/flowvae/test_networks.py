@@ -4,7 +4,7 @@ import pytest
 import torch
 from examples import random
 
-from flowvae.networks import MLP, ConvDecoder, ConvEncoder, bottom_shape
+from flowvae.networks import MLP, ConvDecoder, ConvEncoder, bottom_shape, context_terms
 
 SHAPES = [
     ((1, 28, 28), (4, 8)),
@@ -107,21 +107,24 @@ def test_every_pixel_depends_on_every_latent_dimension():
 
 
 def test_mlp_context_enters_per_image():
-    mlp = MLP(3, (6, 5), 4, context_features=2).double()
+    mlps = [MLP(3, (6, 5), 4, context_features=2).double() for _ in range(2)]
     z, context = random(0, 7, 2, 3), random(1, 2, 2)
-    out = mlp(z, context)
-    assert out.shape == (7, 2, 4)
-    for i in range(2):
-        torch.testing.assert_close(mlp(z[:, i : i + 1], context[i : i + 1]), out[:, i : i + 1])
-    assert not torch.allclose(mlp(z, context + 1), out)
+    for mlp, term, moved in zip(mlps, context_terms(mlps, context), context_terms(mlps, context + 1), strict=True):
+        torch.testing.assert_close(term, mlp.context(context))
+        out = mlp(z, term)
+        assert out.shape == (7, 2, 4)
+        for i in range(2):
+            torch.testing.assert_close(mlp(z[:, i : i + 1], term[i : i + 1]), out[:, i : i + 1])
+        assert not torch.allclose(mlp(z, moved), out)
 
 
 def test_mlp_without_context():
     mlp = MLP(3, (6,), 4)
     assert mlp.context is None and mlp(torch.rand(2, 3)).shape == (2, 4)
+    assert context_terms([mlp, mlp], None) == (None, None)
 
 
 def test_mlp_starts_at_zero_when_asked():
     mlp = MLP(3, (6,), 4, context_features=2).zero_last()
-    assert not mlp(torch.rand(5, 3), torch.rand(5, 2)).any()
+    assert not mlp(torch.rand(5, 3), torch.rand(5, 6)).any()
     assert MLP(3, (6,), 4)(torch.rand(5, 3)).any()

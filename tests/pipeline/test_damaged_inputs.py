@@ -125,6 +125,7 @@ RUNS = {
     "metrics with a string": ("metrics/vae-0.json", edit_json("nll_nats", value="low"), "nll_nats"),
     "metrics lack active units": ("metrics/vae-0.json", edit_json("active_units", value=None), "active_units"),
     "protocol lacks a key": ("metrics/protocol/vae-0.json", edit_json("evaluation", value=None), "evaluation"),
+    "protocol lacks its epochs": ("metrics/protocol/vae-0.json", edit_json("epochs", value=None), "epochs"),
 }
 
 
