@@ -39,4 +39,4 @@ $(VENV)/installed-%: pyproject.toml constraints.txt
 
 # Everything that dvc repro makes, but not the environment or DVC's cache.
 clean:
-	rm -rf data models timings logs
+	rm -rf data models timings logs checkpoints

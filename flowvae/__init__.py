@@ -2,8 +2,8 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from flowvae.checkpoint import load, save
 from flowvae.vae import VAE, build_vae
+from flowvae.weights import load, save
 
 try:
     __version__ = version("flowvae")

@@ -1,81 +1,175 @@
-"""Weights as safetensors, with the config and their checksum beside them as JSON."""
+"""Checkpoints: the state of a run, from which it goes on to the very bits of an undisturbed one.
+
+A checkpoint is one safetensors file whose name carries its checksum, complete or absent. Nothing in
+it can run code, and one that was damaged or cut short is found out, reported and passed over.
+"""
 
 import hashlib
 import json
+import re
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
-import torch
-from pydantic import ValidationError
-from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
+from torch import Tensor
 
-from flowvae.config import Config
 from flowvae.errors import InputError
 from flowvae.files import write_atomically
-from flowvae.vae import VAE, VAEConfig, build_vae
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
-
-
-class SavedModel(Config):
-    """Contents of config.json."""
-
-    vae: VAEConfig
-    weights_sha256: str
+KEPT = 2  # the last one, and the one before it in case of damage
+NAME = re.compile(r"(?P<step>\d{9})-(?P<digest>[0-9a-f]{64})\.safetensors")
 
 
-def save(folder: Path | str, vae: VAE, config: VAEConfig) -> None:
-    """Write `model.safetensors` and `config.json` into a folder, made if need be.
-
-    Each file is complete or absent; the config comes last and vouches for the weights.
-    """
-    folder = Path(folder)
-    weights = save_tensors({name: value.contiguous() for name, value in vae.state_dict().items()})
-    saved = SavedModel(vae=config, weights_sha256=hashlib.sha256(weights).hexdigest())
-    write_atomically(folder / WEIGHTS, weights)
-    write_atomically(folder / CONFIG, (saved.model_dump_json(indent=2) + "\n").encode())
-
-
-def load(folder: Path | str, device: torch.device | str = "cpu") -> VAE:
-    """The VAE that `save` wrote, in evaluation mode.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run between two steps.
 
     Args:
-        folder: what was given to `save`.
-        device: where the weights go.
+        step: steps done.
+        tensors: weights, moments and sums, by name.
+        progress: all else, as JSON has it.
+    """
+
+    step: int
+    tensors: dict[str, Tensor]
+    progress: dict[str, Any]
+
+    def clone(self) -> "Checkpoint":
+        """A copy that later steps do not change."""
+        return Checkpoint(self.step, {name: tensor.clone() for name, tensor in self.tensors.items()}, self.progress)
+
+    def to_bytes(self) -> bytes:
+        """The contents of a file."""
+        tensors = {name: tensor.contiguous() for name, tensor in self.tensors.items()}
+        return save_tensors(tensors, {"progress": json.dumps({"step": self.step} | self.progress)})
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "Checkpoint":
+        """The inverse of `to_bytes`, for contents whose checksum was right."""
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        progress = json.loads(header["__metadata__"]["progress"])
+        return cls(progress.pop("step"), load_tensors(content), progress)
+
+
+class Checkpoints(Protocol):
+    """Where a run keeps its checkpoints."""
+
+    def latest(self) -> Checkpoint | None:
+        """The newest sound one; None to begin."""
+
+    def offer(self, step: int, capture: Callable[[], Checkpoint]) -> None:
+        """Before each step: keep what `capture` returns, if it is time to; then all workers call it."""
+
+
+class NoCheckpoints:
+    """For runs that are not worth resuming."""
+
+    def latest(self) -> None:
+        return None
+
+    def offer(self, step: int, capture: Callable[[], Checkpoint]) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class Interval:
+    """How often: every so many steps or seconds.
+
+    Args:
+        amount: above 0.
+        unit: steps or seconds.
+    """
+
+    amount: float
+    unit: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Interval":
+        """From '500 steps', '60 s' or '60s'.
+
+        Raises:
+            InputError: it is neither.
+        """
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(steps|s)\s*", text)
+        if not match or not float(match[1]):
+            raise InputError(f"expected an interval like '500 steps' or '60 s', got {text!r}")
+        return cls(float(match[1]), "steps" if match[2] == "steps" else "seconds")
+
+
+class Clock:
+    """Says when the next checkpoint is due.
+
+    Args:
+        interval: between two.
+    """
+
+    def __init__(self, interval: Interval) -> None:
+        self.interval, self.step, self.time = interval, 0, time.monotonic()
+
+    def due(self, step: int) -> bool:
+        """Whether the interval has passed since the last `reset`."""
+        if self.interval.unit == "steps":
+            return step - self.step >= self.interval.amount
+        return time.monotonic() - self.time >= self.interval.amount
+
+    def reset(self, step: int) -> None:
+        self.step, self.time = step, time.monotonic()
+
+
+class CheckpointFolder:
+    """Checkpoints of one run, in a folder of their own.
+
+    Args:
+        folder: named after all that the run depends on, so that no other run finds its files.
+        interval: between two checkpoints.
+        on_damage: told in one line of each damaged file, which is removed.
+    """
+
+    def __init__(self, folder: Path, interval: Interval, on_damage: Callable[[str], None]) -> None:
+        self.folder, self.clock, self.on_damage = folder, Clock(interval), on_damage
+
+    def latest(self) -> Checkpoint | None:
+        for path in reversed(self._files()):
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest() == NAME.fullmatch(path.name)["digest"]:
+                checkpoint = Checkpoint.from_bytes(content)
+                self.clock.reset(checkpoint.step)
+                return checkpoint
+            self.on_damage(f"{path}: damaged, its checksum is not the one in its name; removed, going back further")
+            path.unlink()
+        return None
+
+    def offer(self, step: int, capture: Callable[[], Checkpoint]) -> None:
+        if self.clock.due(step):
+            write_checkpoint(self.folder, capture())
+            for old in self._files()[:-KEPT]:
+                old.unlink()
+            self.clock.reset(step)
+
+    def remove(self) -> None:
+        """Forget the run, once what it made is safe."""
+        if self.folder.is_dir():
+            shutil.rmtree(self.folder)
+
+    def _files(self) -> list[Path]:
+        """From the oldest to the newest."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(path for path in self.folder.iterdir() if NAME.fullmatch(path.name))
+
+
+def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Write a file whose name says the step and the checksum of its contents.
 
     Raises:
-        InputError: a file is missing, damaged, or does not fit the other.
+        OSError: the disk is full or the folder cannot be written; earlier checkpoints stay.
     """
-    folder = Path(folder)
-    saved = _read_config(folder / CONFIG)
-    weights = _read(folder / WEIGHTS)
-    if hashlib.sha256(weights).hexdigest() != saved.weights_sha256:
-        raise InputError(
-            f"{folder / WEIGHTS}: damaged, its checksum is not the one in {CONFIG}; train the variant again"
-        )
-    try:
-        vae = build_vae(saved.vae, seed=0)
-    except ValueError as error:
-        raise InputError(f"{folder / CONFIG}: describes no model ({error}); train the variant again") from error
-    try:
-        vae.load_state_dict(load_tensors(weights))
-    except (RuntimeError, SafetensorError) as error:
-        raise InputError(
-            f"{folder / WEIGHTS}: does not fit its config or this version; train the variant again"
-        ) from error
-    return vae.to(device).eval()
-
-
-def _read_config(path: Path) -> SavedModel:
-    try:
-        return SavedModel.model_validate(json.loads(_read(path)))
-    except (ValueError, ValidationError) as error:
-        raise InputError(f"{path}: not a config of this version; train the variant again") from error
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); train the variant first") from error
+    content = checkpoint.to_bytes()
+    path = folder / f"{checkpoint.step:09d}-{hashlib.sha256(content).hexdigest()}.safetensors"
+    write_atomically(path, content)
+    return path

@@ -1,8 +1,8 @@
 """The schema of the library's settings: frozen, strict, without defaults.
 
 Values live in `params.yaml` alone, so no field has a default. An unknown, missing,
-mistyped or out-of-range key is an error that names the key. Each flow family keeps
-its own schema beside its code, in `flowvae.flows`.
+mistyped or out-of-range key is an error that names the key. Flow families and the training
+loop keep their schemas beside their code.
 """
 
 from typing import Annotated, Literal
@@ -14,6 +14,7 @@ NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+ProperFraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 ImageShape = Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Field(strict=False)]
 Widths = Annotated[tuple[PositiveInt, ...], Field(strict=False)]  # YAML and JSON have lists only
 
@@ -61,27 +62,6 @@ class DataConfig(Config):
     binarization: Literal["static", "larochelle", "dynamic", "threshold"]
     seed: NonNegativeInt
     fallback: bool
-
-
-class TrainingConfig(Config):
-    """One optimization run; `batch_size` is that of the global batch.
-
-    It lasts `epochs`, or as many more as give `min_steps`, so that a small data set is not left
-    with a handful of steps.
-    The learning rate rises linearly over `warmup_steps`, holds until `decay_start` (a fraction
-    of all steps), and falls along a cosine to `final_learning_rate`.
-    """
-
-    epochs: PositiveInt
-    min_steps: NonNegativeInt
-    batch_size: PositiveInt
-    learning_rate: PositiveFloat
-    final_learning_rate: NonNegativeFloat
-    warmup_steps: NonNegativeInt
-    decay_start: Fraction
-    weight_decay: NonNegativeFloat
-    max_grad_norm: PositiveFloat
-    kl_warmup_fraction: Fraction
 
 
 class EvaluationConfig(Config):

@@ -1,50 +1,78 @@
-"""fit(): maximize the ELBO by one plain loop."""
+"""fit(): maximize a bound on log p(x) by one plain loop."""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import nullcontext
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from flowvae.config import TrainingConfig
+from flowvae.checkpoint import Checkpoints, NoCheckpoints
+from flowvae.config import Config, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ProperFraction
 from flowvae.data.images import ImageSet
-from flowvae.objectives import elbo, kl
+from flowvae.objectives import elbo, importance_weighted_bound, kl
 from flowvae.randomness import generator
+from flowvae.schedules import KLWarmup, Schedule, learning_rate
+from flowvae.training_state import EpochRecord, TrainingState
 from flowvae.vae import VAE, LogDensities
+from flowvae.workers import Alone, Workers
 
 
-@dataclass(frozen=True)
-class EpochRecord:
-    """One point of the learning curves; losses in nats per image."""
+class TrainingConfig(Config):
+    """One optimization run; `batch_size` is that of the global batch.
 
-    epoch: int
-    train_negative_elbo: float
-    train_reconstruction: float
-    train_kl: float
-    valid_negative_elbo: float
-    valid_reconstruction: float
-    valid_kl: float
-    learning_rate: float
-    kl_weight: float
+    It lasts `epochs`, or as many more as give `min_steps`, so that a small data set is not left with a
+    handful of steps; it ends early after `patience` epochs without a better validation (0: never).
+    The objective is the ELBO, its mean over `num_samples` draws, or the importance-weighted bound on as many.
+    """
+
+    epochs: PositiveInt
+    min_steps: NonNegativeInt
+    patience: NonNegativeInt
+    batch_size: PositiveInt
+    accumulation_steps: PositiveInt
+    objective: Literal["elbo", "importance_weighted"]
+    num_samples: PositiveInt
+    free_nats: NonNegativeFloat
+    kl_warmup: KLWarmup
+    learning_rate: PositiveFloat
+    final_learning_rate: NonNegativeFloat
+    schedule: Schedule
+    weight_decay: NonNegativeFloat
+    max_grad_norm: PositiveFloat
+    average_decay: ProperFraction
+    max_halvings: NonNegativeInt
+    precision: Literal["float32", "bfloat16"]
+    compile: bool
 
 
 class NonFiniteLossError(RuntimeError):
     """The loss became NaN or infinite.
 
-    Attributes:
+    Args:
         dump: where it happened and the norms of weights and gradients per layer, for JSON.
     """
 
-    def __init__(self, epoch: int, step: int, indices: Tensor, vae: nn.Module) -> None:
-        super().__init__(f"loss is not finite at epoch {epoch}, step {step}")
-        self.dump = {
-            "epoch": epoch,
-            "step": step,
-            "batch_indices": indices.tolist(),
-            "weight_norms": {name: norm_of(weight) for name, weight in vae.named_parameters()},
-            "gradient_norms": {name: norm_of(weight.grad) for name, weight in vae.named_parameters()},
-        }
+    def __init__(self, dump: dict[str, Any]) -> None:
+        super().__init__(dump)
+        self.dump = dump
+
+    def __str__(self) -> str:
+        return f"loss is not finite at epoch {self.dump['epoch']}, step {self.dump['step']}"
+
+    @classmethod
+    def at(cls, epoch: int, step: int, indices: Tensor, vae: nn.Module) -> "NonFiniteLossError":
+        """With the images of the batch and the norms of all layers."""
+        return cls(
+            {
+                "epoch": epoch,
+                "step": step,
+                "batch_indices": indices.tolist(),
+                "weight_norms": {name: norm_of(weight) for name, weight in vae.named_parameters()},
+                "gradient_norms": {name: norm_of(weight.grad) for name, weight in vae.named_parameters()},
+            }
+        )
 
 
 def fit(
@@ -54,91 +82,182 @@ def fit(
     config: TrainingConfig,
     *,
     seed: int,
+    workers: Workers = Alone(),  # noqa: B008
+    checkpoints: Checkpoints = NoCheckpoints(),  # noqa: B008
     on_step: Callable[[int, int], None] = lambda step, num_steps: None,
     on_epoch: Callable[[EpochRecord], None] = lambda record: None,
+    on_halving: Callable[[NonFiniteLossError], None] = lambda error: None,
 ) -> list[EpochRecord]:
     """Train in place, and leave the weights of the epoch that was best on validation.
 
     Batch order, binarization and latent noise are functions of (seed, epoch, step), drawn for the
-    global batch.
+    global batch. So a run resumes to the very bits without the state of any generator, and does not
+    depend on how many workers share it.
 
     Args:
         vae: the model, on the device of the images.
         train: training images.
         valid: validation images.
-        config: optimizer, schedules and length.
+        config: objective, optimizer, schedules and length.
         seed: of everything random here.
+        workers: who shares the work of each batch.
+        checkpoints: where the run resumes from, and where it leaves its state on the way.
         on_step: called after each step with (steps done, steps in all).
         on_epoch: called after each epoch.
+        on_halving: called when the run goes back to the start of an epoch with half the learning rate.
 
     Returns:
         One record per epoch.
 
     Raises:
-        NonFiniteLossError: the loss stopped being finite.
+        NonFiniteLossError: the loss stopped being finite, once more often than `config.max_halvings`.
     """
     device, dtype = train.pixels.device, next(vae.parameters()).dtype
-    optimizer = torch.optim.AdamW(vae.parameters(), weight_decay=config.weight_decay, fused=True)
     steps_per_epoch = math.ceil(len(train) / config.batch_size)
     num_epochs = epochs_for(len(train), config)
     num_steps = num_epochs * steps_per_epoch
     valid = valid.freeze(generator(device, seed, "binarization"))
     check_every = 1 if device.type == "cpu" else STEPS_BETWEEN_CHECKS
-    records: list[EpochRecord] = []
-    best, best_weights = math.inf, {}
-    step = 0
-    for epoch in range(num_epochs):
-        vae.train()
-        sums = torch.zeros(3, device=device, dtype=dtype)  # -ELBO, -log p(x|z), KL over the epoch
+    optimizer = torch.optim.AdamW(vae.parameters(), weight_decay=config.weight_decay, fused=True)
+    state = TrainingState(vae, optimizer, config.average_decay, workers)
+    if checkpoint := checkpoints.latest():
+        state.restore(checkpoint)
+    model = workers.replicate(vae)
+    if config.compile:
+        model = torch.compile(model)
+
+    while state.step < num_steps and not 0 < config.patience <= state.epochs_since_best:
+        epoch, step_in_epoch = divmod(state.step, steps_per_epoch)
+        if step_in_epoch == 0:
+            state.begin_epoch(keep=config.max_halvings > 0)
         order = torch.randperm(len(train), generator=generator("cpu", seed, "order", epoch)).to(device)
-        for indices in order.split(config.batch_size):  # (batch,)
-            x = train.batch(indices, dtype, generator(device, seed, "binarization", epoch, step))
-            noise = torch.randn(
-                len(x),
-                vae.latent_dim,
-                dtype=dtype,
-                device=device,
-                generator=generator(device, seed, "latent", epoch, step),
-            )  # (batch, D)
-            densities = vae(x, noise)
-            beta = kl_weight(step, num_steps, config)
-            loss = -elbo(densities, beta).mean()
-            optimizer.zero_grad()
+        vae.train()
+        try:
+            for indices in order.split(config.batch_size)[step_in_epoch:]:  # (batch,)
+                if not config.max_halvings or state.step % steps_per_epoch == 0:
+                    # A run that may go back does so to the start of an epoch, however often it was killed.
+                    checkpoints.offer(state.step, state.capture)
+                position = (epoch, state.step)
+                share = workers.share(len(indices))
+                x = train.batch(indices, dtype, generator(device, seed, "binarization", *position), share)
+                noise = torch.randn(
+                    *sample_shape(config),
+                    len(indices),
+                    vae.latent_dim,
+                    dtype=dtype,
+                    device=device,
+                    generator=generator(device, seed, "latent", *position),
+                )[..., share, :]  # (*sample_shape, share, D)
+                beta = config.kl_warmup.weight(state.step, num_steps, steps_per_epoch)
+                optimizer.zero_grad()
+                loss, terms = backward(model, x, noise, beta, config, workers, len(indices))
+                grad_norm = clip_gradients(vae, config.max_grad_norm)
+                if state.step % check_every == 0 and not workers.sum(loss + grad_norm).isfinite():
+                    raise NonFiniteLossError.at(epoch + 1, state.step + 1, indices, vae)
+                rate = learning_rate(
+                    state.step, num_steps, config.schedule, config.learning_rate, config.final_learning_rate
+                )
+                rate *= 0.5**state.halvings
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                optimizer.step()
+                state.end_step(terms)
+                on_step(state.step, num_steps)
+            losses = (workers.sum(state.sums) / len(train)).tolist()
+            losses += validate(state.scored, valid, seed=seed, precision=config.precision, workers=workers)
+            if not all(map(math.isfinite, losses)):
+                raise NonFiniteLossError.at(epoch + 1, state.step, indices, vae)
+            state.end_epoch(EpochRecord(epoch + 1, *losses, rate, beta, state.halvings))
+            on_epoch(state.records[-1])
+        except NonFiniteLossError as error:
+            if state.halvings == config.max_halvings:
+                raise
+            state.go_back()
+            on_halving(error)
+    vae.load_state_dict(state.best_weights)
+    return state.records
+
+
+def backward(
+    model: nn.Module,
+    x: Tensor,
+    noise: Tensor,
+    kl_weight: float,
+    config: TrainingConfig,
+    workers: Workers,
+    batch_size: int,
+) -> tuple[Tensor, Tensor]:
+    """Add the gradients of this worker's share of a batch, in `accumulation_steps` parts one after another.
+
+    Args:
+        model: what `workers.replicate` returned.
+        x: images of the share, shape (share, C, H, W).
+        noise: shape (*sample_shape, share, D).
+        kl_weight: of the KL term.
+        config: objective and precision.
+        workers: who add up their gradients after the last part.
+        batch_size: images of the global batch.
+
+    Returns:
+        the loss of the share, and the sums over its images of `loss_terms`, shape (3,).
+    """
+    idle = not len(x)  # more workers than images: this one takes part in the adding up, with nothing to add
+    if idle:
+        x, noise = x.new_zeros(1, *x.shape[1:]), noise.new_zeros(*noise.shape[:-2], 1, noise.shape[-1])
+    xs, noises = x.chunk(config.accumulation_steps), noise.chunk(config.accumulation_steps, dim=-2)
+    losses, terms = [], []
+    for i, (x_part, noise_part) in enumerate(zip(xs, noises, strict=True)):
+        with workers.accumulate(model) if i + 1 < len(xs) else nullcontext():
+            with autocast(x.device, config.precision):
+                densities = model(x_part, noise_part)
+            loss = workers.loss(-objective(densities, kl_weight, config), batch_size)
+            if idle:
+                loss = 0 * loss
             loss.backward()
-            grad_norm = clip_gradients(vae, config.max_grad_norm)
-            if step % check_every == 0 and not (loss + grad_norm).isfinite():
-                raise NonFiniteLossError(epoch + 1, step + 1, indices, vae)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, num_steps, config)
-            optimizer.step()
-            with torch.no_grad():
-                sums += loss_terms(densities).sum(1)
-            step += 1
-            on_step(step, num_steps)
-        losses = (sums / len(train)).tolist() + validate(vae, valid, seed=seed)
-        if not all(map(math.isfinite, losses)):
-            raise NonFiniteLossError(epoch + 1, step, indices, vae)
-        records.append(EpochRecord(epoch + 1, *losses, learning_rate(step - 1, num_steps, config), beta))
-        on_epoch(records[-1])
-        if records[-1].valid_negative_elbo < best:
-            best = records[-1].valid_negative_elbo
-            best_weights = {name: value.clone() for name, value in vae.state_dict().items()}
-    vae.load_state_dict(best_weights)
-    return records
+        losses.append(loss.detach())
+        terms.append(loss_terms(densities).detach().sum(1))
+    return sum(losses), 0 * sum(terms) if idle else sum(terms)
+
+
+def objective(densities: LogDensities, kl_weight: float, config: TrainingConfig) -> Tensor:
+    """What is maximized, in nats per image, shape (batch,)."""
+    if config.objective == "importance_weighted":
+        return importance_weighted_bound(densities, kl_weight)
+    bound = elbo(densities, kl_weight, config.free_nats)
+    return bound.mean(0) if bound.dim() > 1 else bound
+
+
+def sample_shape(config: TrainingConfig) -> tuple[int, ...]:
+    """Leading axes of a step's draws: none for one draw per image."""
+    return () if config.num_samples == 1 and config.objective == "elbo" else (config.num_samples,)
 
 
 @torch.inference_mode()
-def validate(vae: VAE, images: ImageSet, *, seed: int) -> list[float]:
+def validate(
+    vae: VAE,
+    images: ImageSet,
+    *,
+    seed: int,
+    precision: str = "float32",
+    workers: Workers = Alone(),  # noqa: B008
+) -> list[float]:
     """Mean -ELBO, -log p(x|z) and KL in nats per image, one draw each; the same draws at each call."""
     vae.eval()
     device, dtype = images.pixels.device, next(vae.parameters()).dtype
     draws = generator(device, seed, "latent")
     sums = torch.zeros(3, device=device, dtype=dtype)
-    for start in range(0, len(images), VALIDATION_BATCH):
-        x = images.batch(slice(start, start + VALIDATION_BATCH), dtype, draws)
-        noise = torch.randn(len(x), vae.latent_dim, dtype=dtype, device=device, generator=draws)
-        sums += loss_terms(vae(x, noise)).sum(1)
-    return (sums / len(images)).tolist()
+    for indices in torch.arange(len(images), device=device).split(VALIDATION_BATCH):
+        share = workers.share(len(indices))
+        x = images.batch(indices, dtype, draws, share)
+        noise = torch.randn(len(indices), vae.latent_dim, dtype=dtype, device=device, generator=draws)[share]
+        with autocast(device, precision):
+            sums += loss_terms(vae(x, noise)).sum(1)
+    return (workers.sum(sums) / len(images)).tolist()
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Networks in bfloat16 or as they are; the VAE keeps the flow and all log densities in full precision."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def clip_gradients(vae: nn.Module, max_norm: float) -> Tensor:
@@ -154,28 +273,14 @@ def clip_gradients(vae: nn.Module, max_norm: float) -> Tensor:
 
 
 def loss_terms(densities: LogDensities) -> Tensor:
-    """-ELBO, -log p(x|z) and KL in nats, shape (3, batch)."""
-    return torch.stack((-elbo(densities), -densities.log_likelihood, kl(densities)))
+    """-ELBO, -log p(x|z) and KL in nats, the mean over draws, shape (3, batch)."""
+    terms = torch.stack((-elbo(densities), -densities.log_likelihood, kl(densities)))
+    return terms.mean(1) if terms.dim() > 2 else terms
 
 
 def epochs_for(num_images: int, config: TrainingConfig) -> int:
     """How many epochs a run on so many images lasts: `epochs`, or more to reach `min_steps`."""
     return max(config.epochs, math.ceil(config.min_steps / math.ceil(num_images / config.batch_size)))
-
-
-def learning_rate(step: int, num_steps: int, config: TrainingConfig) -> float:
-    """Linear warm-up, a plateau until `decay_start`, then a cosine to `final_learning_rate`."""
-    warmup = min(1.0, (step + 1) / (config.warmup_steps + 1))
-    start = config.decay_start * num_steps
-    progress = max(0.0, (step - start) / max(1.0, num_steps - start))
-    cosine = 0.5 * (1 + math.cos(math.pi * progress))
-    return warmup * (config.final_learning_rate + (config.learning_rate - config.final_learning_rate) * cosine)
-
-
-def kl_weight(step: int, num_steps: int, config: TrainingConfig) -> float:
-    """Linear from near 0 to 1 over the first `kl_warmup_fraction` of the steps."""
-    warmup = config.kl_warmup_fraction * num_steps
-    return min(1.0, (step + 1) / warmup) if warmup else 1.0
 
 
 def norm_of(tensor: Tensor | None) -> float | None:

@@ -28,13 +28,14 @@ class VAE(nn.Module):
         self.prior = StandardNormal()  # at zK
 
     def posterior(self, x: Tensor) -> TransformedDistribution:
-        """q(z|x) for images x, shape (batch, C, H, W)."""
-        loc, scale, context = self.encoder(x)
-        return TransformedDistribution(DiagonalNormal(loc, scale), self.flow(context))
+        """q(z|x) for images x, shape (batch, C, H, W). The flow has the precision of x, under autocast too."""
+        loc, scale, context = (parameter.to(x.dtype) for parameter in self.encoder(x))
+        with torch.autocast(x.device.type, enabled=False):
+            return TransformedDistribution(DiagonalNormal(loc, scale), self.flow(context))
 
     def likelihood(self, z: Tensor) -> Bernoulli:
-        """p(x|z) for latents z, shape (*sample_shape, batch, D)."""
-        return Bernoulli(self.decoder(z))
+        """p(x|z) for latents z, shape (*sample_shape, batch, D), in the precision of z."""
+        return Bernoulli(self.decoder(z).to(z.dtype))
 
     def forward(self, x: Tensor, noise: Tensor) -> "LogDensities":
         """Every log density that a bound on log p(x) is made of, at reparameterized draws.
@@ -45,7 +46,9 @@ class VAE(nn.Module):
             x: images, shape (batch, C, H, W).
             noise: standard-normal draws, shape (*sample_shape, batch, D).
         """
-        z, log_posterior = self.posterior(x).rsample_and_log_prob(noise)
+        posterior = self.posterior(x)
+        with torch.autocast(x.device.type, enabled=False):
+            z, log_posterior = posterior.rsample_and_log_prob(noise)
         return LogDensities(self.likelihood(z).log_prob(x), self.prior.log_prob(z), log_posterior, z)
 
 

@@ -22,6 +22,8 @@ def main() -> int:
     from pipeline.params import PARAMS, load_params
 
     where = {"variant": options.variant, "seed": options.seed} if options.stage in PER_VARIANT else {}
+    if options.stage == "train":
+        where |= {"workers": options.workers, "profile": options.profile}
     try:
         params = load_params(PARAMS)
         importlib.import_module(f"pipeline.stages.{options.stage}").run(params, **where)
@@ -41,10 +43,14 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--variant", help="a key of variants in params.yaml (train, evaluate)")
     parser.add_argument("--seed", type=int, help="one of seeds in params.yaml (train, evaluate)")
+    parser.add_argument("--workers", help="Ray workers that share each batch: 2, or 1-4 (train); FLOWVAE_WORKERS")
+    parser.add_argument("--profile", action="store_true", help="profile a step into logs/train (train)")
     options = parser.parse_args()
     per_variant = options.stage in PER_VARIANT
     if per_variant != (options.variant is not None) or per_variant != (options.seed is not None):
         parser.error("--variant and --seed go with train and evaluate, and only with them")
+    if options.stage != "train" and (options.workers or options.profile):
+        parser.error("--workers and --profile go with train, and only with it")
     return options
 
 

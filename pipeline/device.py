@@ -24,3 +24,10 @@ def pick_device() -> torch.device:
     if device.type == "cuda":  # on a CPU the same threads compute the same bits, and the switch takes 2 s
         torch.use_deterministic_algorithms(True)
     return device
+
+
+def describe_device(device: torch.device) -> str:
+    """For the record of timings."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}"

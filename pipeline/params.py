@@ -16,10 +16,10 @@ from flowvae.config import (
     InterpolationConfig,
     ModelConfig,
     NonNegativeInt,
-    TrainingConfig,
 )
 from flowvae.errors import InputError
 from flowvae.flows import FLOWS, AnyFlowConfig
+from flowvae.training import TrainingConfig
 from flowvae.vae import VAEConfig, build_vae
 
 PARAMS = Path("params.yaml")
@@ -101,20 +101,24 @@ def read_yaml(path: Path) -> Any:
 def describe(problem: Mapping[str, Any]) -> str:
     """One pydantic error as 'key.path: what is wrong'."""
     *parents, last = map(str, problem["loc"] or ("the file",))
-    # A discriminated union puts the chosen family's name into the path; it is no key of the file.
-    family = parents.pop(2) if parents[:1] == ["variants"] and len(parents) > 2 else None
+    # A discriminated union puts the chosen kind's name into the path; it is no key of the file.
+    in_union = len(parents) > 2 and (parents[0] == "variants" or parents[:2] == ["training", "schedule"])
+    kind = parents.pop(2) if in_union else None
+    family = FLOWS.get(kind)
     key = ".".join(part for part in (*parents, last) if part != "[key]")
     got = "null (nothing after the colon?)" if problem["input"] is None else repr(problem["input"])
     match problem["type"]:
         case "extra_forbidden":
-            known = f" (flow {family} has {', '.join(FLOWS[family].config.model_fields)})" if family else ""
+            known = f" (flow {kind} has {', '.join(family.config.model_fields)})" if family else ""
             return f"{key}: unknown key{known}; remove it or mend its spelling"
         case "missing":
             return f"{key}: missing key; add it"
         case "union_tag_invalid":
-            return f"{key}.flow: expected one of {problem['ctx']['expected_tags']}, got {problem['ctx']['tag']!r}"
+            context = problem["ctx"]
+            tag = context["discriminator"].strip("'")
+            return f"{key}.{tag}: expected one of {context['expected_tags']}, got {context['tag']!r}"
         case "union_tag_not_found":
-            return f"{key}.flow: missing key; add it"
+            return f"{key}.{problem['ctx']['discriminator'].strip(chr(39))}: missing key; add it"
         case "model_type" | "model_attributes_type" | "dict_type":
             return f"{key}: expected a mapping (key: value), got {got}"
         case "tuple_type":
@@ -137,6 +141,8 @@ def contradictions(params: Params) -> Iterator[str]:
     for key, variant in named.items():
         if variant not in params.variants:
             yield f"{key}: expected one of the variants ({', '.join(params.variants)}), got {variant!r}"
+    if params.training.objective == "importance_weighted" and params.training.free_nats:
+        yield f"training.free_nats: expected 0 with the importance_weighted objective, got {params.training.free_nats}"
     if len(set(params.seeds)) < len(params.seeds):
         yield f"seeds: expected each seed once, got {list(params.seeds)}"
 

@@ -14,6 +14,7 @@ REPORTS = Path("reports")
 FIGURES = REPORTS / "figures"
 TIMINGS = Path("timings")  # not an output of any stage: times differ from run to run
 LOGS = Path("logs")
+CHECKPOINTS = Path("checkpoints")  # of runs that were not finished; no output of any stage
 
 
 def data_roots() -> list[Path]:

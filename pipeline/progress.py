@@ -1,13 +1,17 @@
-"""Progress of a training run: a bar in a terminal, lines elsewhere and in a log file."""
+"""Progress of a training run: a bar in a terminal, lines elsewhere and in a log file, events for TensorBoard."""
 
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
 
-from flowvae.training import EpochRecord
+from flowvae.training import NonFiniteLossError
+from flowvae.training_state import EpochRecord
+from pipeline.files import write_json
 
 SECONDS_BETWEEN_LINES = 10
 
@@ -17,15 +21,16 @@ class TrainingProgress:
 
     Args:
         name: of the run, at the start of each line.
-        log: file that gets every line; begun anew.
+        logs: folder for NAME.log, which gets every line, NAME.non_finite.json and tensorboard/NAME.
         num_images: images per epoch.
         num_epochs: epochs of the run.
     """
 
-    def __init__(self, name: str, log: Path, num_images: int, num_epochs: int) -> None:
-        self.name, self.num_images, self.num_epochs = name, num_images, num_epochs
-        log.parent.mkdir(parents=True, exist_ok=True)
-        self.log = log.open("w", encoding="utf-8", buffering=1)
+    def __init__(self, name: str, logs: Path, num_images: int, num_epochs: int) -> None:
+        self.name, self.logs, self.num_images, self.num_epochs = name, logs, num_images, num_epochs
+        logs.mkdir(parents=True, exist_ok=True)
+        self.log = (logs / f"{name}.log").open("a", encoding="utf-8", buffering=1)
+        self.events = SummaryWriter(str(logs / "tensorboard" / name))
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -35,7 +40,8 @@ class TrainingProgress:
         self.bar = Progress(*columns, disable=not sys.stderr.isatty(), transient=True)
         self.task = self.bar.add_task(name, total=None, speed="")
         self.started = self.last_line = time.monotonic()
-        self.images_per_second = 0.0
+        self.first_step: int | None = None  # 1, unless the run was resumed
+        self.images_per_second = self.left = 0.0
 
     def __enter__(self) -> "TrainingProgress":
         self.bar.start()
@@ -43,22 +49,40 @@ class TrainingProgress:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.bar.stop()
+        self.events.close()
         self.log.close()
 
     def on_step(self, step: int, num_steps: int) -> None:
-        elapsed = time.monotonic() - self.started
-        self.images_per_second = step / num_steps * self.num_images * self.num_epochs / elapsed
-        self.left = elapsed * (num_steps - step) / step
+        if self.first_step is None:
+            self.first_step = step
+            if step > 1:
+                self.line(f"resumed after step {step - 1}/{num_steps}")
+        done, elapsed = step + 1 - self.first_step, time.monotonic() - self.started
+        self.images_per_second = done / num_steps * self.num_images * self.num_epochs / elapsed
+        self.left = elapsed * (num_steps - step) / done
         if not self.bar.disable:
             self.bar.update(self.task, completed=step, total=num_steps, speed=f"{self.images_per_second:,.0f} images/s")
         if time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:
             self.line(f"step {step}/{num_steps}")
 
     def on_epoch(self, record: EpochRecord) -> None:
+        for name, value in asdict(record).items():
+            self.events.add_scalar(name, value, record.epoch)
+        self.events.add_scalar("images_per_second", self.images_per_second, record.epoch)
+        self.events.flush()
         self.line(
             f"epoch {record.epoch}/{self.num_epochs}  -ELBO train {record.train_negative_elbo:.2f}, "
             f"valid {record.valid_negative_elbo:.2f} = rec {record.valid_reconstruction:.2f} + KL {record.valid_kl:.2f}"
         )
+
+    def on_halving(self, error: NonFiniteLossError) -> None:
+        self.line(f"{error}; norms per layer are in {self.dump(error)}; epoch begun again with half the learning rate")
+
+    def dump(self, error: NonFiniteLossError) -> Path:
+        """Write what the error knows; the file."""
+        path = self.logs / f"{self.name}.non_finite.json"
+        write_json(path, error.dump)
+        return path
 
     def line(self, text: str) -> None:
         self.last_line = time.monotonic()

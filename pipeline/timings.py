@@ -10,7 +10,9 @@ from pipeline import paths
 from pipeline.files import write_json
 
 
-def record_timing(stage: str, key: str, *, seconds: float, images_per_second: float, device: torch.device) -> None:
+def record_timing(
+    stage: str, key: str, *, seconds: float, images_per_second: float, device: str, placement: str = "this process"
+) -> None:
     """Write timings/STAGE/KEY.json.
 
     Args:
@@ -18,14 +20,14 @@ def record_timing(stage: str, key: str, *, seconds: float, images_per_second: fl
         key: of the run.
         seconds: of the computation, without start-up.
         images_per_second: images that went through the model over seconds.
-        device: where.
+        device: in words.
+        placement: which processes shared the work, in words.
     """
     content = {
         "seconds": round(seconds, 2),
         "images_per_second": round(images_per_second, 1),
-        "device": torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"CPU, {torch.get_num_threads()} threads",
+        "device": device,
+        "placement": placement,
         "machine": platform.machine(),
         "python": platform.python_version(),
         "torch": torch.__version__,

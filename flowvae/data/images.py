@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 MAX_GREY = 255
+ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -29,19 +30,23 @@ class ImageSet:
         """(C, H, W)."""
         return tuple(self.pixels.shape[1:])
 
-    def batch(self, indices: Tensor | slice, dtype: torch.dtype, noise: torch.Generator) -> Tensor:
+    def batch(self, indices: Tensor, dtype: torch.dtype, noise: torch.Generator, share: slice = ALL) -> Tensor:
         """Gather images as bits in floating point.
 
         Args:
-            indices: which images, shape (batch,), or a slice.
+            indices: the images of the batch, shape (batch,).
             dtype: of the result.
-            noise: generator on the images' device, drawn from only if `dynamic`.
+            noise: generator on the images' device, drawn from only if `dynamic`, for the whole batch.
+            share: the part of the batch that is wanted.
 
         Returns:
-            shape (batch, C, H, W), values in {0, 1}.
+            shape (share, C, H, W), values in {0, 1}.
         """
-        x = self.pixels[indices].to(dtype)
-        return torch.bernoulli(x.div_(MAX_GREY), generator=noise) if self.dynamic else x
+        x = self.pixels[indices[share]].to(dtype)
+        if not self.dynamic:
+            return x
+        uniform = torch.rand((len(indices), *self.image_shape), dtype=dtype, device=x.device, generator=noise)[share]
+        return (uniform < x.div_(MAX_GREY)).to(dtype)
 
     def freeze(self, noise: torch.Generator) -> "ImageSet":
         """The same images as fixed bits: one draw if `dynamic`, else the set itself."""

@@ -7,15 +7,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowvae.checkpoint import load
 from flowvae.config import EvaluationConfig
 from flowvae.data.arrays import open_images
 from flowvae.data.images import ImageSet
 from flowvae.evaluation import Evaluation, evaluate
 from flowvae.randomness import generator
 from flowvae.vae import VAE
+from flowvae.weights import load
 from pipeline import paths
-from pipeline.device import pick_device
+from pipeline.device import describe_device, pick_device
 from pipeline.files import read_json, write_json, write_png
 from pipeline.grids import image_grid
 from pipeline.params import Params, run_key
@@ -40,7 +40,9 @@ def run(params: Params, variant: str, seed: int) -> None:
     write_json(paths.PROTOCOLS / f"{key}.json", trained | {"evaluation": config.model_dump() | counts})
     write_png(paths.FIGURES / "samples" / f"{key}.png", samples(vae, config.num_figure_images, config.seed))
     write_png(paths.FIGURES / "reconstructions" / f"{key}.png", reconstructions(vae, images, config))
-    record_timing("evaluate", key, seconds=seconds, images_per_second=num_passes / seconds, device=device)
+    record_timing(
+        "evaluate", key, seconds=seconds, images_per_second=num_passes / seconds, device=describe_device(device)
+    )
     nll, bound = evaluation.nll, evaluation.negative_elbo
     print(
         f"{key}  -ELBO {bound.value:.2f} ± {bound.stderr:.2f}  NLL {nll.value:.2f} ± {nll.stderr:.2f}  {seconds:.0f} s"

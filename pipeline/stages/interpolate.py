@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from flowvae.checkpoint import load
 from flowvae.data.arrays import open_images, open_labels
 from flowvae.errors import InputError
 from flowvae.interpolation import different_digit_pairs, interpolate
 from flowvae.randomness import generator
+from flowvae.weights import load
 from pipeline import paths
 from pipeline.device import pick_device
 from pipeline.files import write_png

@@ -3,11 +3,10 @@
 import numpy as np
 import torch
 
-from flowvae.config import TrainingConfig
 from flowvae.data.images import ImageSet
 from flowvae.flows import FLOWS, build_flow
 from flowvae.objectives import elbo
-from flowvae.training import fit
+from flowvae.training import TrainingConfig, fit
 from flowvae.vae import VAEConfig, build_vae
 
 CONTEXT_FEATURES = 3
@@ -33,14 +32,22 @@ MODEL = {
 TRAINING = {
     "epochs": 4,
     "min_steps": 0,
+    "patience": 0,
     "batch_size": 8,
+    "accumulation_steps": 1,
+    "objective": "elbo",
+    "num_samples": 1,
+    "free_nats": 0.0,
+    "kl_warmup": {"length": 0.3, "unit": "run"},
     "learning_rate": 0.02,
     "final_learning_rate": 0.001,
-    "warmup_steps": 3,
-    "decay_start": 0.5,
+    "schedule": {"name": "cosine", "warmup_steps": 3, "decay_start": 0.5},
     "weight_decay": 0.01,
     "max_grad_norm": 10.0,
-    "kl_warmup_fraction": 0.3,
+    "average_decay": 0.0,
+    "max_halvings": 0,
+    "precision": "float32",
+    "compile": False,
 }
 
 
@@ -84,6 +91,10 @@ def random_bits(num_images, seed=0):
 
 def training_config(**changes):
     return TrainingConfig(**TRAINING | changes)
+
+
+def cosine(warmup_steps=3, decay_start=0.5):
+    return {"name": "cosine", "warmup_steps": warmup_steps, "decay_start": decay_start}
 
 
 def outputs_of(vae, training):

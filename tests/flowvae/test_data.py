@@ -67,7 +67,7 @@ def test_batches_of_bits_are_gathered_without_noise(dtype):
     generator = noise()
     batch = images.batch(torch.tensor([4, 0, 4]), dtype, generator)
     assert batch.dtype == dtype and torch.equal(batch, images.pixels[[4, 0, 4]].to(dtype))
-    assert torch.equal(images.batch(slice(1, 3), dtype, generator), images.pixels[1:3].to(dtype))
+    assert torch.equal(images.batch(torch.arange(1, 3), dtype, generator), images.pixels[1:3].to(dtype))
     assert torch.equal(generator.get_state(), before)
     assert len(images) == 6 and images.image_shape == (1, 16, 16)
 
@@ -75,10 +75,10 @@ def test_batches_of_bits_are_gathered_without_noise(dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_dynamic_batches_are_drawn_at_each_use(dtype):
     images, generator = ImageSet(ramp(4000), dynamic=True), noise()
-    first, second = (images.batch(slice(0, 4000), dtype, generator) for _ in range(2))
+    first, second = (images.batch(torch.arange(4000), dtype, generator) for _ in range(2))
     assert not torch.equal(first, second) and first.dtype == dtype and set(first.unique().tolist()) == {0, 1}
     assert ((first.double().mean(0) - ramp(1)[0] / 255).abs() <= binomial_error(4000)[0]).all()
-    assert torch.equal(images.batch(slice(0, 4000), dtype, noise()), first)
+    assert torch.equal(images.batch(torch.arange(4000), dtype, noise()), first)
     assert torch.equal(images.pixels, ramp(4000))  # the grey values stay
 
 
@@ -86,7 +86,7 @@ def test_freezing_draws_once():
     grey = ImageSet(ramp(20), dynamic=True)
     frozen = grey.freeze(noise())
     assert not frozen.dynamic and frozen.pixels.dtype == torch.uint8 and set(frozen.pixels.unique().tolist()) == {0, 1}
-    draws = [frozen.batch(slice(0, 20), torch.float32, noise(seed)) for seed in (1, 2)]
+    draws = [frozen.batch(torch.arange(20), torch.float32, noise(seed)) for seed in (1, 2)]
     assert torch.equal(*draws)
     assert torch.equal(grey.freeze(noise()).pixels, frozen.pixels)
     assert not torch.equal(grey.freeze(noise(1)).pixels, frozen.pixels)

@@ -12,13 +12,13 @@ from flowvae.flows import FLOWS
 ROOT = Path(__file__).parents[2]
 # Each line may import the lines above it, never itself or what is below.
 ORDER = [
-    ["errors", "config", "files", "randomness", "transforms", "networks", "likelihoods"],
-    ["distributions", "data.images"],
+    ["errors", "config", "files", "randomness", "transforms", "networks", "likelihoods", "workers"],
+    ["distributions", "data.images", "schedules", "checkpoint"],
     ["flows.none", "flows.planar", "flows.real_nvp", "data.binarization", "data.arrays"],
     ["flows", "data.sources"],
     ["data"],
     ["vae"],
-    ["objectives", "checkpoint", "interpolation"],
+    ["objectives", "weights", "interpolation", "training_state"],
     ["evaluation", "training"],
     ["__init__"],
 ]

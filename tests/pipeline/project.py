@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ VARIANTS = ("vae", "planar-4", "real-nvp-2")
 KEYS = [f"{variant}-0" for variant in VARIANTS]
 TRAINED = {f"train@{key}" for key in KEYS}
 EVALUATED = {f"evaluate@{key}" for key in KEYS}
+DISK = 2 << 20  # bytes of a small disk: room for anything but the training images
 NOWHERE = "http://127.0.0.1:9"  # a proxy that refuses: no test depends on the network
 
 
@@ -104,7 +106,8 @@ def shrink(params: Any) -> None:
     params["model"]["latent_dim"] = 4
     params["model"]["encoder"].update(channels=[2, 2], hidden_features=[8], context_features=2)
     params["model"]["decoder"].update(channels=[2, 2], hidden_features=[8])
-    params["training"].update(epochs=1, batch_size=500, warmup_steps=2)
+    params["training"].update(epochs=1, batch_size=500)
+    params["training"]["schedule"].update(warmup_steps=2)
     if "min_steps" in params["training"]:
         params["training"]["min_steps"] = 0
     params["evaluation"].update(num_elbo_samples=2, num_importance_samples=2, num_nll_images=20, num_figure_images=4)
@@ -114,3 +117,9 @@ def shrink(params: Any) -> None:
 def stages_run(ran: subprocess.CompletedProcess[str]) -> set[str]:
     """Stages that DVC ran but for fetch, which always runs."""
     return set(re.findall(r"^Running stage '(.+)':$", ran.stdout + ran.stderr, re.MULTILINE)) - {"fetch"}
+
+
+def fill(disk: Path) -> None:
+    with (disk / "full").open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(512))

@@ -10,10 +10,12 @@ from pipeline.__main__ import PER_VARIANT, STAGES
 from pipeline.params import unread_keys
 
 ROOT = Path(__file__).parents[2]
-# They start, check or narrate a run and change none of its results, so that editing them retrains nothing.
+# They start, place, check or narrate a run and change none of its results, so that editing them retrains nothing.
 NARRATORS = {
+    "pipeline/distributed.py",
     "pipeline/params.py",
     "pipeline/paths.py",
+    "pipeline/placement.py",
     "pipeline/progress.py",
     "pipeline/timings.py",
     "flowvae/errors.py",

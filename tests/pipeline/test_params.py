@@ -68,8 +68,18 @@ VALUES = {
     "negative learning rate": ("training.learning_rate", -0.001, "greater than 0"),
     "NaN": ("training.weight_decay", float("nan"), "nan"),
     "infinity": ("training.max_grad_norm", float("inf"), "finite"),
-    "fraction above 1": ("training.kl_warmup_fraction", 1.5, "less than or equal to 1"),
-    "negative fraction": ("training.decay_start", -0.1, "greater than or equal to 0"),
+    "negative warm-up": ("training.kl_warmup.length", -1.5, "greater than or equal to 0"),
+    "unit of a warm-up": ("training.kl_warmup.unit", "hours", "'steps'"),
+    "fraction above 1": ("training.schedule.decay_start", 1.5, "less than or equal to 1"),
+    "negative fraction": ("training.schedule.decay_start", -0.1, "greater than or equal to 0"),
+    "unknown schedule": ("training.schedule.name", "linear", "'one_cycle'"),
+    "key of another schedule": ("training.schedule.peak", 0.3, "unknown key"),
+    "missing key of a schedule": ("training.schedule.warmup_steps", DELETED, "missing key"),
+    "schedule without a name": ("training.schedule.name", DELETED, "missing key"),
+    "average of nothing": ("training.average_decay", 1.0, "less than 1"),
+    "unknown precision": ("training.precision", "float16", "'bfloat16'"),
+    "unknown objective": ("training.objective", "loss", "'importance_weighted'"),
+    "no parts": ("training.accumulation_steps", 0, "greater than 0"),
     "negative seed": ("data.seed", -1, "greater than or equal to 0"),
     "small chunk": ("evaluation.chunk_size", 999, "1000"),
     "one draw has no variance": ("evaluation.num_elbo_samples", 1, "2"),
@@ -203,9 +213,11 @@ def test_each_mistake_gets_a_line(edited):
     assert keys == {"training.epochs", "data.fallback", "modle", "seeds"}
 
 
-@pytest.mark.parametrize("key", ["training.weight_decay", "training.warmup_steps", "training.final_learning_rate"])
+@pytest.mark.parametrize(
+    "key", ["training.weight_decay", "training.schedule.warmup_steps", "training.final_learning_rate"]
+)
 def test_zero_is_a_value(edited, key):
-    load_params(edited(put(key, 0.0 if key != "training.warmup_steps" else 0)))
+    load_params(edited(put(key, 0.0 if not key.endswith("warmup_steps") else 0)))
 
 
 def test_user_sees_one_line_per_mistake_and_no_traceback(tmp_path):

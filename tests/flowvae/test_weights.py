@@ -8,10 +8,10 @@ import torch
 from examples import FLOW_SETTINGS, random, tiny_config, tiny_vae
 
 import flowvae
-from flowvae.checkpoint import CONFIG, WEIGHTS, load, save
 from flowvae.errors import InputError
 from flowvae.files import write_atomically
 from flowvae.vae import build_vae
+from flowvae.weights import CONFIG, WEIGHTS, load, save
 
 
 def saved(folder, family="planar", std=0.3):

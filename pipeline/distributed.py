@@ -1,0 +1,293 @@
+"""Training on Ray Train's workers; the only importer of Ray."""
+
+import hashlib
+import os
+import socket
+import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs
+import ray
+import ray.train
+import ray.train.collective
+import ray.train.torch
+import torch
+import torch.distributed
+from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from flowvae.checkpoint import KEPT, NAME, Checkpoint, Clock, Interval, write_checkpoint
+from flowvae.errors import InputError
+from flowvae.training import NonFiniteLossError
+from flowvae.training_state import EpochRecord
+from flowvae.vae import build_vae
+from flowvae.workers import Alone, Workers
+from pipeline.device import describe_device
+from pipeline.fitting import Fitted, Task, fit_task, warn
+from pipeline.placement import Placement
+
+SECONDS_TO_CONNECT = 10
+STEPS_BETWEEN_LOOKS = 10  # at the clock, whose answer all workers must share
+
+
+def fit_on_ray(task: Task, placement: Placement) -> Fitted:
+    """Fit on Ray's workers, from the last checkpoint of the same task if there is one.
+
+    A worker or node that dies makes Ray start the group again from the last checkpoint, with as many
+    workers as there is room for. A driver that dies is simply run again.
+
+    Raises:
+        InputError: Ray cannot be reached, the run failed too often, or a worker met a mistake of the user's.
+        NonFiniteLossError: training diverged.
+    """
+    storage = Storage.of(task, placement)
+    connect(placement)
+    try:
+        result = trainer(task, placement, storage).fit()
+    except ray.train.TrainingFailedError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise InputError(
+            f"{task.key}: Ray gave up after {placement.max_failures} failures of its workers ({reason}); "
+            f"its checkpoints are in {placement.storage}; run again to go on"
+        ) from error
+    finally:
+        ray.shutdown()
+    outcome = result.return_value
+    if isinstance(outcome, Exception):
+        raise outcome
+    vae = build_vae(task.vae, seed=task.seed)
+    vae.load_state_dict(load_tensors(outcome["weights"]))
+    records = [EpochRecord(**record) for record in outcome["records"]]
+    return Fitted(vae, records, outcome["images_per_second"], outcome["device"], storage.remove)
+
+
+@dataclass(frozen=True)
+class Storage:
+    """The folder of one run in storage that all nodes see; each start of the driver gets a folder inside.
+
+    A driver that is killed can leave Ray's own notes half-written, and Ray then refuses the folder. So no
+    start reads the notes of another: checkpoints are found by their names, which carry their checksums.
+
+    Args:
+        filesystem: of the storage.
+        folder: of the run.
+    """
+
+    filesystem: pyarrow.fs.FileSystem
+    folder: str
+
+    @classmethod
+    def of(cls, task: Task, placement: Placement) -> "Storage":
+        """The same for the same task.
+
+        Raises:
+            InputError: the storage is no folder and no URI of a kind that is known.
+        """
+        try:
+            filesystem, root = pyarrow.fs.FileSystem.from_uri(placement.storage)
+        except (pyarrow.ArrowInvalid, OSError) as error:
+            raise InputError(
+                "FLOWVAE_STORAGE: expected an absolute folder or a URI like s3://bucket/folder, "
+                f"got {placement.storage!r}"
+            ) from error
+        return cls(filesystem, f"{root.rstrip('/')}/{task.run_id}")
+
+    def new_start(self) -> str:
+        """A name that no earlier start of this run had."""
+        earlier = self.filesystem.get_file_info(pyarrow.fs.FileSelector(self.folder, allow_not_found=True))
+        return f"start-{len(earlier):03d}"
+
+    def checkpoints(self) -> list[str]:
+        """Paths of all checkpoint files, from the newest to the oldest."""
+        everything = pyarrow.fs.FileSelector(self.folder, recursive=True, allow_not_found=True)
+        files = [info for info in self.filesystem.get_file_info(everything) if NAME.fullmatch(info.base_name)]
+        return [info.path for info in sorted(files, key=lambda info: info.base_name, reverse=True)]
+
+    def read(self, path: str) -> bytes | None:
+        """Contents of a checkpoint file; None if they are not what its name vouches for."""
+        with self.filesystem.open_input_file(path) as file:
+            content = file.read()
+        return content if hashlib.sha256(content).hexdigest() == NAME.fullmatch(Path(path).name)["digest"] else None
+
+    def remove(self) -> None:
+        self.filesystem.delete_dir(self.folder)
+
+
+def connect(placement: Placement) -> None:
+    """To the cluster, or to one started here with room for the workers."""
+    # A report counts once the controller has seen it: look often, so that little is repeated after a failure.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # it shows every line of a worker twice
+    if placement.address:
+        check_address(placement.address)
+        ray.init(address=placement.address)
+        return
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # this machine gives no notice
+    _, most = placement.workers
+    # "local": else Ray connects to whatever cluster was last started on this machine, gone or not.
+    num_cpus = max(os.cpu_count() or 1, most * placement.cpus_per_worker)
+    ray.init(address="local", num_cpus=num_cpus, dashboard_host="127.0.0.1")
+
+
+def check_address(address: str) -> None:
+    """Raise InputError unless someone listens there: Ray itself would go on trying for minutes."""
+    if address == "auto":
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), SECONDS_TO_CONNECT).close()
+    except (OSError, ValueError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"RAY_ADDRESS: {address} cannot be reached ({reason}); expected the HOST:PORT of a running cluster"
+        ) from error
+
+
+def trainer(task: Task, placement: Placement, storage: Storage) -> ray.train.torch.TorchTrainer:
+    low, high = placement.workers
+    resources = {"CPU": placement.cpus_per_worker} | ({"GPU": 1} if placement.use_gpu else {})
+    return ray.train.torch.TorchTrainer(
+        work,
+        train_loop_config={
+            "task": task,
+            "interval": placement.interval,
+            "storage": storage,
+            "threads": placement.cpus_per_worker,
+        },
+        scaling_config=ScalingConfig(
+            num_workers=low if low == high else (low, high),
+            use_gpu=placement.use_gpu,
+            resources_per_worker=resources,
+        ),
+        torch_config=ray.train.torch.TorchConfig(backend="nccl" if placement.use_gpu else "gloo"),
+        run_config=RunConfig(
+            name=storage.new_start(),
+            storage_path=storage.folder,
+            storage_filesystem=storage.filesystem,
+            checkpoint_config=CheckpointConfig(num_to_keep=KEPT),
+            failure_config=FailureConfig(max_failures=placement.max_failures),
+            logging_config=LoggingConfig(log_level="WARNING"),
+        ),
+    )
+
+
+def work(config: dict[str, Any]) -> dict[str, Any] | Exception | None:
+    """What each worker does; the first one returns the model, or the mistake that no restart would mend."""
+    task: Task = config["task"]
+    context = ray.train.get_context()
+    first = context.get_world_rank() == 0
+    device = ray.train.torch.get_device()
+    if device.type == "cuda":
+        torch.use_deterministic_algorithms(True)
+    else:
+        torch.set_num_threads(config["threads"])
+    workers = (
+        Alone() if context.get_world_size() == 1 else RayWorkers(context.get_world_rank(), context.get_world_size())
+    )
+    checkpoints = RayCheckpoints(config["interval"], config["storage"])
+    try:
+        vae, records, speed = fit_task(task, device, workers, checkpoints, speaks=first)
+    except (InputError, NonFiniteLossError) as error:
+        return error
+    if not first:
+        return None
+    return {
+        "weights": save_tensors({name: value.contiguous() for name, value in vae.cpu().state_dict().items()}),
+        "records": [vars(record) for record in records],
+        "images_per_second": speed,
+        "device": describe_device(device),
+    }
+
+
+@dataclass(frozen=True)
+class RayWorkers(Workers):
+    """The workers of a group, under torch's DistributedDataParallel.
+
+    Args:
+        rank: of this one.
+        count: of all.
+    """
+
+    rank: int
+    count: int
+
+    def share(self, num_images: int) -> slice:
+        each, rest = divmod(num_images, self.count)
+        start = self.rank * each + min(self.rank, rest)
+        return slice(start, start + each + (self.rank < rest))
+
+    def replicate(self, vae: nn.Module) -> nn.Module:
+        return ray.train.torch.prepare_model(vae, parallel_strategy_kwargs={"gradient_as_bucket_view": True})
+
+    def loss(self, values: Tensor, batch_size: int) -> Tensor:
+        return values.sum() * (self.count / batch_size)  # DistributedDataParallel divides by count
+
+    def accumulate(self, model: nn.Module) -> AbstractContextManager[None]:
+        return model.no_sync()
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        total = tensor.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+
+class RayCheckpoints:
+    """Checkpoints that the first worker reports to Ray, which puts them into storage.
+
+    Args:
+        interval: between two.
+        storage: of the run.
+    """
+
+    def __init__(self, interval: Interval, storage: Storage) -> None:
+        self.clock, self.looked, self.storage = Clock(interval), 0, storage
+        self.context = ray.train.get_context()
+
+    def latest(self) -> Checkpoint | None:
+        first = self.context.get_world_rank() == 0
+        path = ray.train.collective.broadcast_from_rank_zero(self._newest() if first else None)
+        if path is None:
+            return None
+        checkpoint = Checkpoint.from_bytes(self.storage.read(path))
+        self.clock.reset(checkpoint.step)
+        self.looked = checkpoint.step
+        return checkpoint
+
+    def _newest(self) -> str | None:
+        """Path of the newest sound one."""
+        for path in self.storage.checkpoints():
+            if self.storage.read(path) is not None:
+                return path
+            warn(f"{path}: damaged, its checksum is not the one in its name; going back further")
+        return None
+
+    def offer(self, step: int, capture: Callable[[], Checkpoint]) -> None:
+        if not self._due(step):
+            return
+        self.clock.reset(step)
+        checkpoint = capture()
+        if self.context.get_world_rank() != 0:
+            ray.train.report({"step": step})
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            write_checkpoint(Path(folder), checkpoint)
+            ray.train.report({"step": step}, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+    def _due(self, step: int) -> bool:
+        """The same answer on all workers."""
+        if self.clock.interval.unit == "steps":
+            return self.clock.due(step)
+        if step - self.looked < STEPS_BETWEEN_LOOKS:
+            return False
+        self.looked = step
+        if self.context.get_world_size() == 1:
+            return self.clock.due(step)
+        answer = torch.tensor(self.clock.due(step), dtype=torch.uint8, device=ray.train.torch.get_device())
+        torch.distributed.broadcast(answer, 0)
+        return bool(answer)

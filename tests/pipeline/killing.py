@@ -1,0 +1,123 @@
+"""Training runs as processes that tests kill: where they write, and what is left of them."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+from project import edit_params, environment
+
+VARIANT = ("--variant", "real-nvp-2", "--seed", "0")
+KEY = "real-nvp-2-0"
+NO_PROXY = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "")
+PATIENCE = 180  # seconds, far above what anything here takes
+
+
+def slow_down(project: Path, epochs: int) -> None:
+    """Long enough to be killed in: hundreds of steps of some milliseconds."""
+    edit_params(project, lambda params: params["training"].update(epochs=epochs, batch_size=100))
+
+
+def start(project: Path, *arguments: str, **changes: str) -> subprocess.Popen[bytes]:
+    """`python -m pipeline train` in a session of its own, with its output in a file."""
+    changes = NO_PROXY | {"FLOWVAE_CHECKPOINT_EVERY": "20 steps", "PYTHONUNBUFFERED": "1"} | changes
+    with (project / "output.txt").open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "pipeline", "train", *VARIANT, *arguments],
+            cwd=project,
+            env=environment(project, **changes),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def finish(process: subprocess.Popen[bytes], project: Path) -> None:
+    assert process.wait(PATIENCE) == 0, (project / "output.txt").read_text()[-5000:]
+
+
+def results(project: Path) -> dict[str, bytes]:
+    """All that a training run leaves; and nothing is left of what it needed on the way."""
+    assert not any((project / "checkpoints").glob("*/*")), "checkpoints were not removed"
+    model = project / "models" / KEY
+    return {path.name: path.read_bytes() for path in (*sorted(model.iterdir()), project / f"curves/{KEY}.csv")}
+
+
+def undisturbed(project: Path, *arguments: str, **changes: str) -> dict[str, bytes]:
+    finish(start(project, *arguments, **changes), project)
+    found = results(project)
+    for path in (project / "models" / KEY).iterdir():
+        path.unlink()
+    return found
+
+
+def has_checkpoint(project: Path, since: float = 0.0) -> bool:
+    """Whether a checkpoint was written after a time."""
+    with suppress(FileNotFoundError):  # one may be replaced by the next between the two looks
+        return any(path.stat().st_mtime > since for path in (project / "checkpoints").rglob("*.safetensors"))
+    return False
+
+
+def wait_for(condition, process: subprocess.Popen[bytes] | None = None) -> bool:
+    """Whether the condition came true before the process ended."""
+    for _ in range(PATIENCE * 20):
+        if condition():
+            return True
+        if process is not None and process.poll() is not None:
+            return False
+        time.sleep(0.05)
+    raise AssertionError("nothing happened for minutes")
+
+
+def a_moment(seconds: float) -> None:
+    time.sleep(random.uniform(0, seconds))
+
+
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """End a run and all that it started."""
+    children = []
+    with suppress(psutil.NoSuchProcess):
+        children = psutil.Process(process.pid).children(recursive=True)
+    with suppress(ProcessLookupError):
+        os.kill(process.pid, signal.SIGKILL)
+    process.wait(PATIENCE)
+    for child in children:
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
+
+
+def ray_workers(root: psutil.Process) -> list[psutil.Process]:
+    """Training workers under a process."""
+    found = []
+    with suppress(psutil.NoSuchProcess):
+        for child in root.children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if "RayTrainWorker" in " ".join(child.cmdline()):
+                    found.append(child)
+    return found
+
+
+@contextmanager
+def ray_node(folder: Path, *arguments: str):
+    """`ray start --block` with one CPU; the process, which is killed with all its children at the end."""
+    folder.mkdir(parents=True, exist_ok=True)
+    own = tempfile.mkdtemp(prefix="ray-")  # not in `folder`, whose path is too long for a socket
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--num-cpus=1", "--block", *arguments]
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder.parent / "token")}
+    settings = environment(folder, RAY_TMPDIR=own, **token, **NO_PROXY)
+    with (folder / "output.txt").open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=folder, env=settings, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        kill_group(process)
+        shutil.rmtree(own, ignore_errors=True)

@@ -1,0 +1,166 @@
+"""Runs killed by SIGKILL at random moments end with the very bytes of runs that were left alone."""
+
+import random
+import secrets
+import socket
+import time
+from contextlib import ExitStack
+
+import psutil
+import pytest
+from killing import (
+    KEY,
+    VARIANT,
+    a_moment,
+    finish,
+    has_checkpoint,
+    kill_group,
+    ray_node,
+    ray_workers,
+    results,
+    slow_down,
+    start,
+    undisturbed,
+    wait_for,
+)
+from project import edit_params, fill, stage
+
+TWO = ("--workers", "2")
+RARER = {"FLOWVAE_CHECKPOINT_EVERY": "50 steps"}  # each takes Ray some tenths of a second
+
+
+def kill_often(project, times, *arguments, seconds, **changes):
+    """Start a run again and again, each time killing it some moment after its first checkpoint; let the last finish."""
+    for killed in range(times):
+        started = time.time()
+        process = start(project, *arguments, **changes)
+        alive = wait_for(lambda since=started: has_checkpoint(project, since), process)
+        a_moment(seconds)
+        output = (project / "output.txt").read_text()[-3000:]
+        assert alive and process.poll() is None, f"the run ended after {killed} kills: {output}"
+        kill_group(process)
+    finish(start(project, *arguments, **changes), project)
+
+
+def times_resumed(project):
+    return (project / f"logs/train/{KEY}.log").read_text().count("resumed after step")
+
+
+def test_a_killed_process(files):
+    slow_down(files, 10)
+    expected = undisturbed(files)
+    kill_often(files, 1, seconds=0)
+    assert results(files) == expected
+    assert times_resumed(files) == 1
+
+
+def test_a_run_of_another_configuration_is_not_resumed(files):
+    slow_down(files, 10)
+    process = start(files)
+    assert wait_for(lambda: has_checkpoint(files), process)
+    kill_group(process)
+    left = list((files / "checkpoints").iterdir())
+    edit_params(files, lambda params: params["training"].update(weight_decay=0.5))
+    finish(start(files), files)
+    assert times_resumed(files) == 0
+    assert list((files / "checkpoints").iterdir()) == left
+
+
+def test_a_disk_that_fills_leaves_the_last_checkpoints(files, small_disk):
+    """The next run says so in one line; once there is room, one goes on to the same bytes."""
+    slow_down(files, 10)
+    expected = undisturbed(files)
+    (files / "checkpoints").mkdir(exist_ok=True)
+    (files / "checkpoints").rmdir()
+    (files / "checkpoints").symlink_to(small_disk)
+    process = start(files)
+    assert wait_for(lambda: has_checkpoint(files), process)
+    kill_group(process)
+    fill(small_disk)
+    before = {path: path.read_bytes() for path in small_disk.rglob("*.safetensors")}
+    ran = stage(files, "train", *VARIANT, FLOWVAE_CHECKPOINT_EVERY="20 steps")
+    assert ran.returncode == 1
+    (line,) = ran.stderr.splitlines()
+    assert "checkpoints/" in line
+    assert "No space left on device" in line
+    assert {path: path.read_bytes() for path in small_disk.rglob("*.safetensors")} == before
+    (small_disk / "full").unlink()
+    finish(start(files), files)
+    assert results(files) == expected
+    assert times_resumed(files) == 2
+
+
+@pytest.mark.slow
+def test_a_process_killed_many_times(files):
+    slow_down(files, 100)
+    expected = undisturbed(files)
+    kill_often(files, 10, seconds=1.5)
+    assert results(files) == expected
+    assert times_resumed(files) == 10
+
+
+@pytest.mark.slow
+def test_killed_ray_workers(files):
+    """The group starts again by itself."""
+    slow_down(files, 50)
+    expected = undisturbed(files, *TWO, **RARER)
+    process = start(files, *TWO, **RARER)
+    driver = psutil.Process(process.pid)
+    try:
+        for kills in range(1, 6):
+            resumed = 0 if kills == 1 else kills - 1
+            assert wait_for(lambda: has_checkpoint(files) and ray_workers(driver), process)
+            assert wait_for(lambda resumed=resumed: not resumed or times_resumed(files) >= resumed, process)
+            a_moment(2)
+            random.choice(ray_workers(driver)).kill()
+            time.sleep(2)
+        finish(process, files)
+    finally:
+        kill_group(process)
+    assert results(files) == expected
+    assert times_resumed(files) == 5
+
+
+@pytest.mark.slow
+def test_a_killed_ray_driver(files):
+    slow_down(files, 50)
+    expected = undisturbed(files, *TWO, **RARER)
+    kill_often(files, 3, *TWO, seconds=2, **RARER)
+    assert results(files) == expected
+    assert times_resumed(files) == 3
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_a_node_that_leaves_a_cluster_of_two(files, tmp_path):
+    """One CPU each, so the group needs both; another node comes for the one that left."""
+    slow_down(files, 50)
+    expected = undisturbed(files, *TWO, **RARER, FLOWVAE_CPUS_PER_WORKER="1")
+    (tmp_path / "token").write_text(secrets.token_hex(32))
+    address = f"127.0.0.1:{free_port()}"
+    where = {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
+    where |= RARER | {"FLOWVAE_STORAGE": str(files / "checkpoints")}
+    with ExitStack() as nodes:
+        port = address.rpartition(":")[2]
+        head = ("--head", f"--port={port}", "--node-ip-address=127.0.0.1", "--dashboard-port=0")
+        nodes.enter_context(ray_node(tmp_path / "head", *head))
+        wait_for(lambda: "Ray runtime started" in (tmp_path / "head/output.txt").read_text())
+        leaving = nodes.enter_context(ray_node(tmp_path / "second", f"--address={address}"))
+        process = start(files, *TWO, **where)
+        try:
+            for i in range(2):
+                assert wait_for(lambda i=i: has_checkpoint(files) and times_resumed(files) == i, process)
+                a_moment(2)
+                kill_group(leaving)
+                time.sleep(1)
+                leaving = nodes.enter_context(ray_node(tmp_path / f"node{i}", f"--address={address}"))
+            finish(process, files)
+        finally:
+            kill_group(process)
+    assert results(files) == expected
+    assert times_resumed(files) == 2
