@@ -5,6 +5,7 @@ Runs on every `dvc repro`, so that better data are noticed; writes the same byte
 
 import sys
 import urllib.request
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def find(data: DataConfig) -> str:
 
 def download() -> bool:
     """Download MNIST if a mirror answers; False, with the reason on standard error, if it cannot be had."""
-    if not any_answers(sources.mnist_addresses()):
+    if not any_answers(sources.MNIST_ADDRESSES):
         print("fetch: MNIST is in no folder, and no mirror answers", file=sys.stderr)
         return False
     try:
@@ -69,7 +70,7 @@ def download() -> bool:
     return True
 
 
-def any_answers(addresses: list[str]) -> bool:
+def any_answers(addresses: Sequence[str]) -> bool:
     """Whether one address answers soon. The download itself has no time limit, so a dead network would hang it."""
     pool = ThreadPoolExecutor(len(addresses))
     try:

@@ -168,3 +168,10 @@ def test_missing_larochelle(tmp_path):
 
 def test_the_digits_of_the_test_set_are_counted_in_full():
     assert sum(sources.MNIST_TEST_DIGITS) == COUNTS["test"]
+
+
+def test_addresses_are_those_that_torchvision_downloads_from():
+    from torchvision.datasets import MNIST
+
+    first, _ = MNIST.resources[0]
+    assert list(sources.MNIST_ADDRESSES) == [mirror + first for mirror in MNIST.mirrors]
