@@ -63,7 +63,8 @@ def measure() -> list[dict[str, object]]:
             speed = {key: round(median(each[batch] for each in values)) for key, values in found.items()}
             conditions = (
                 f"{VARIANT}, {STEPS} steps at a global batch of {batch}, float32, one thread per process, median of "
-                f"{ROUNDS} interleaved rounds; images/s: fit {speed['fit']}, 1 worker {speed['one']}, 2 workers {speed['two']}"
+                f"{ROUNDS} interleaved rounds; images/s: fit {speed['fit']}, "
+                f"1 worker {speed['one']}, 2 workers {speed['two']}"
             )
             key = name if batch == (512 if name == "two_workers_speedup" else 96) else f"{name}_{batch}"
             results.append({"name": key, "value": round(ratio, 3), "unit": "ratio", "conditions": conditions})
