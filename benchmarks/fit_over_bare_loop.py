@@ -15,6 +15,7 @@ import torch
 from benchmarks.bare_loop import bare_fit
 from flowvae.checkpoint import CheckpointFolder, Interval
 from flowvae.data.arrays import open_images
+from flowvae.data.images import ImageSet
 from flowvae.training import fit
 from flowvae.training_state import TrainingState
 from flowvae.vae import build_vae
@@ -32,8 +33,7 @@ def measure() -> list[dict[str, object]]:
     train, valid = (open_images(Path("data/prepared"), split, torch.device("cpu")) for split in ("train", "valid"))
     epoch_images = len(train)
     train, valid = (
-        type(images)(images.pixels[:n].clone(), images.dynamic)
-        for images, n in ((train, NUM_TRAIN), (valid, NUM_VALID))
+        ImageSet(images.pixels[:n].clone(), images.dynamic) for images, n in ((train, NUM_TRAIN), (valid, NUM_VALID))
     )
     results = []
     for variant in VARIANTS:

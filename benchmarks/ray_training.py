@@ -1,8 +1,12 @@
 """What Ray Train costs once it has started, and what a second worker brings.
 
+Steps are timed once the first ones are over: starting Ray, the group and DistributedDataParallel's buckets
+is paid once per run, not per step.
+
 Prediction: one worker runs the same loop in another process, so 1.00 to 1.02. Two workers at a global
-batch of 512 add up 3.5 MB of gradients per step over loopback, some 5 ms beside 40 ms of computing
-each half: 1.7 to 1.8 times one worker. At 96 the halves take 8 ms and the same 5 ms weigh more: 1.3.
+batch of 512 add up 3.4 MB of gradients per step over loopback, some 5 ms beside 40 ms of computing
+each half, and a half fits the cache better: 1.8 to 1.9 times one worker. At 96 the halves take 8 ms and
+the same 5 ms weigh more: 1.3.
 """
 
 import time
@@ -14,18 +18,20 @@ from typing import Any
 import torch
 
 from flowvae.data.arrays import open_images
-from flowvae.training import fit
+from flowvae.data.images import ImageSet
+from flowvae.training import TrainingConfig, fit
 from flowvae.vae import build_vae
 from flowvae.workers import Alone, Workers
 from pipeline.params import load_params
 
-VARIANT, STEPS, ROUNDS = "vae", 40, 3
-BATCH_SIZES = (96, 512)
+VARIANT, ROUNDS, RUNS = "vae", 5, 3
+STEPS = {96: 150, 512: 40}  # by global batch
+WARM_STEPS = 10
 
 
 def measure() -> list[dict[str, object]]:
     """Rounds of: this process, one Ray worker, two Ray workers; one thread each."""
-    from pipeline.distributed import RayWorkers, ray
+    from pipeline.distributed import ray, workers_here
 
     params = load_params(Path("params.yaml"))
     config = {
@@ -37,9 +43,7 @@ def measure() -> list[dict[str, object]]:
 
     def work(config: dict[str, Any]) -> dict[int, float]:
         torch.set_num_threads(1)
-        context = ray.train.get_context()
-        count = context.get_world_size()
-        return speeds(config, Alone() if count == 1 else RayWorkers(context.get_world_rank(), count))
+        return speeds(config, workers_here())
 
     ray.init(address="local", num_cpus=2, log_to_driver=False)
     found: dict[str, list[dict[int, float]]] = {"fit": [], "one": [], "two": []}
@@ -58,12 +62,12 @@ def measure() -> list[dict[str, object]]:
     ray.shutdown()
     results = []
     for name, slow, fast in (("ray_over_fit", "fit", "one"), ("two_workers_speedup", "two", "one")):
-        for batch in BATCH_SIZES:
+        for batch in STEPS:
             ratio = median(a[batch] / b[batch] for a, b in zip(found[slow], found[fast], strict=True))
             speed = {key: round(median(each[batch] for each in values)) for key, values in found.items()}
             conditions = (
-                f"{VARIANT}, {STEPS} steps at a global batch of {batch}, float32, one thread per process, median of "
-                f"{ROUNDS} interleaved rounds; images/s: fit {speed['fit']}, "
+                f"{VARIANT}, steps {WARM_STEPS} to {STEPS[batch]} of a run at a global batch of {batch}, float32, one "
+                f"thread per process, median of {ROUNDS} interleaved rounds; images/s: fit {speed['fit']}, "
                 f"1 worker {speed['one']}, 2 workers {speed['two']}"
             )
             key = name if batch == (512 if name == "two_workers_speedup" else 96) else f"{name}_{batch}"
@@ -72,18 +76,30 @@ def measure() -> list[dict[str, object]]:
 
 
 def speeds(config: dict[str, Any], workers: Workers) -> dict[int, float]:
-    """Images/s of fit by batch size, each the median of three runs after one that warms up."""
+    """Images/s of fit by batch size, each the median of RUNS."""
     images = open_images(config["folder"], "train", torch.device("cpu"))
     found = {}
-    for batch in BATCH_SIZES:
+    for batch, steps in STEPS.items():
         training = config["training"].model_copy(update={"epochs": 1, "min_steps": 0, "batch_size": batch})
-        part = type(images)(images.pixels[: batch * STEPS].clone(), images.dynamic)
-        few = type(images)(part.pixels[:batch], images.dynamic)
-        times = []
-        for _ in range(4):
-            vae = build_vae(config["model"], seed=0)
-            started = time.perf_counter()
-            fit(vae, part, few, training, seed=0, workers=workers)
-            times.append(time.perf_counter() - started)
-        found[batch] = batch * STEPS / median(times[1:])
+        part = ImageSet(images.pixels[: batch * steps].clone(), images.dynamic)
+        few = ImageSet(part.pixels[:10], images.dynamic)
+        found[batch] = median(images_per_second(config, training, part, few, workers) for _ in range(RUNS))
     return found
+
+
+def images_per_second(
+    config: dict[str, Any], training: TrainingConfig, train: ImageSet, valid: ImageSet, workers: Workers
+) -> float:
+    """Over the steps of one epoch that follow the first few."""
+    ends = []
+    fit(
+        build_vae(config["model"], seed=0),
+        train,
+        valid,
+        training,
+        seed=0,
+        workers=workers,
+        on_step=lambda step, num_steps: ends.append(time.perf_counter()),
+    )
+    timed = ends[WARM_STEPS - 1 :]
+    return training.batch_size * (len(timed) - 1) / (timed[-1] - timed[0])

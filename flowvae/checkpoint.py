@@ -55,6 +55,13 @@ class Checkpoint:
         progress = json.loads(header["__metadata__"]["progress"])
         return cls(progress.pop("step"), load_tensors(content), progress)
 
+    @classmethod
+    def from_file(cls, name: str, content: bytes) -> "Checkpoint | None":
+        """The checkpoint in a file; None if its contents are not those that its name vouches for."""
+        if hashlib.sha256(content).hexdigest() != NAME.fullmatch(name)["digest"]:
+            return None
+        return cls.from_bytes(content)
+
 
 class Checkpoints(Protocol):
     """Where a run keeps its checkpoints."""
@@ -135,9 +142,7 @@ class CheckpointFolder:
 
     def latest(self) -> Checkpoint | None:
         for path in reversed(self._files()):
-            content = path.read_bytes()
-            if hashlib.sha256(content).hexdigest() == NAME.fullmatch(path.name)["digest"]:
-                checkpoint = Checkpoint.from_bytes(content)
+            if checkpoint := Checkpoint.from_file(path.name, path.read_bytes()):
                 self.clock.reset(checkpoint.step)
                 return checkpoint
             self.on_damage(f"{path}: damaged, its checksum is not the one in its name; removed, going back further")

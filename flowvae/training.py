@@ -3,12 +3,13 @@
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from flowvae.checkpoint import Checkpoints, NoCheckpoints
+from flowvae.checkpoint import Checkpoint, Checkpoints, NoCheckpoints
 from flowvae.config import Config, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ProperFraction
 from flowvae.data.images import ImageSet
 from flowvae.objectives import elbo, importance_weighted_bound, kl
@@ -117,7 +118,7 @@ def fit(
     num_epochs = epochs_for(len(train), config)
     num_steps = num_epochs * steps_per_epoch
     valid = valid.freeze(generator(device, seed, "binarization"))
-    check_every = 1 if device.type == "cpu" else STEPS_BETWEEN_CHECKS
+    check_every = steps_between_checks(device)
     optimizer = torch.optim.AdamW(vae.parameters(), weight_decay=config.weight_decay, fused=True)
     state = TrainingState(vae, optimizer, config.average_decay, workers)
     if checkpoint := checkpoints.latest():
@@ -136,7 +137,7 @@ def fit(
             for indices in order.split(config.batch_size)[step_in_epoch:]:  # (batch,)
                 if not config.max_halvings or state.step % steps_per_epoch == 0:
                     # A run that may go back does so to the start of an epoch, however often it was killed.
-                    checkpoints.offer(state.step, state.capture)
+                    checkpoints.offer(state.step, partial(capture_finite, state, epoch + 1, indices))
                 position = (epoch, state.step)
                 share = workers.share(len(indices))
                 x = train.batch(indices, dtype, generator(device, seed, "binarization", *position), share)
@@ -176,6 +177,17 @@ def fit(
             on_halving(error)
     vae.load_state_dict(state.best_weights)
     return state.records
+
+
+def capture_finite(state: TrainingState, epoch: int, indices: Tensor) -> Checkpoint:
+    """A state that is worth going on from; on a GPU the loss is looked at only now and then.
+
+    Raises:
+        NonFiniteLossError: a weight is NaN or infinite.
+    """
+    if not all(weight.isfinite().all() for weight in state.vae.parameters()):
+        raise NonFiniteLossError.at(epoch, state.step, indices, state.vae)
+    return state.capture()
 
 
 def backward(
@@ -283,10 +295,14 @@ def epochs_for(num_images: int, config: TrainingConfig) -> int:
     return max(config.epochs, math.ceil(config.min_steps / math.ceil(num_images / config.batch_size)))
 
 
+def steps_between_checks(device: torch.device) -> int:
+    """How often the loss is looked at: a look makes a GPU wait."""
+    return 1 if device.type == "cpu" else 100
+
+
 def norm_of(tensor: Tensor | None) -> float | None:
     """Euclidean norm; None where there is no gradient."""
     return None if tensor is None else tensor.detach().norm().item()
 
 
-STEPS_BETWEEN_CHECKS = 100  # of the loss on a GPU, which a look makes wait
 VALIDATION_BATCH = 500

@@ -1,6 +1,5 @@
 """Training on Ray Train's workers; the only importer of Ray."""
 
-import hashlib
 import os
 import socket
 import tempfile
@@ -61,10 +60,10 @@ def fit_on_ray(task: Task, placement: Placement) -> Fitted:
     outcome = result.return_value
     if isinstance(outcome, Exception):
         raise outcome
+    weights, *rest = outcome
     vae = build_vae(task.vae, seed=task.seed)
-    vae.load_state_dict(load_tensors(outcome["weights"]))
-    records = [EpochRecord(**record) for record in outcome["records"]]
-    return Fitted(vae, records, outcome["images_per_second"], outcome["device"], storage.remove)
+    vae.load_state_dict(load_tensors(weights))
+    return Fitted(vae, *rest, forget=storage.remove)
 
 
 @dataclass(frozen=True)
@@ -109,11 +108,10 @@ class Storage:
         files = [info for info in self.filesystem.get_file_info(everything) if NAME.fullmatch(info.base_name)]
         return [info.path for info in sorted(files, key=lambda info: info.base_name, reverse=True)]
 
-    def read(self, path: str) -> bytes | None:
-        """Contents of a checkpoint file; None if they are not what its name vouches for."""
+    def read(self, path: str) -> Checkpoint | None:
+        """A checkpoint; None if the file is damaged."""
         with self.filesystem.open_input_file(path) as file:
-            content = file.read()
-        return content if hashlib.sha256(content).hexdigest() == NAME.fullmatch(Path(path).name)["digest"] else None
+            return Checkpoint.from_file(Path(path).name, file.read())
 
     def remove(self) -> None:
         self.filesystem.delete_dir(self.folder)
@@ -177,32 +175,27 @@ def trainer(task: Task, placement: Placement, storage: Storage) -> ray.train.tor
     )
 
 
-def work(config: dict[str, Any]) -> dict[str, Any] | Exception | None:
-    """What each worker does; the first one returns the model, or the mistake that no restart would mend."""
+def work(config: dict[str, Any]) -> tuple[bytes, list[EpochRecord], float, str] | Exception | None:
+    """What each worker does; the first one returns what it has trained, or the mistake that no restart would mend.
+
+    Weights go as the bytes of a safetensors file: Ray Train refuses to return tensors.
+    """
     task: Task = config["task"]
-    context = ray.train.get_context()
-    first = context.get_world_rank() == 0
+    first = ray.train.get_context().get_world_rank() == 0
     device = ray.train.torch.get_device()
     if device.type == "cuda":
         torch.use_deterministic_algorithms(True)
     else:
         torch.set_num_threads(config["threads"])
-    workers = (
-        Alone() if context.get_world_size() == 1 else RayWorkers(context.get_world_rank(), context.get_world_size())
-    )
     checkpoints = RayCheckpoints(config["interval"], config["storage"])
     try:
-        vae, records, speed = fit_task(task, device, workers, checkpoints, speaks=first)
+        vae, records, speed = fit_task(task, device, workers_here(), checkpoints, speaks=first)
     except (InputError, NonFiniteLossError) as error:
         return error
     if not first:
         return None
-    return {
-        "weights": save_tensors({name: value.contiguous() for name, value in vae.cpu().state_dict().items()}),
-        "records": [vars(record) for record in records],
-        "images_per_second": speed,
-        "device": describe_device(device),
-    }
+    weights = {name: value.contiguous() for name, value in vae.cpu().state_dict().items()}
+    return save_tensors(weights), records, speed, describe_device(device)
 
 
 @dataclass(frozen=True)
@@ -237,6 +230,13 @@ class RayWorkers(Workers):
         return total
 
 
+def workers_here() -> Workers:
+    """The group that this Ray worker belongs to; alone, it computes exactly what a plain process does."""
+    context = ray.train.get_context()
+    count = context.get_world_size()
+    return Alone() if count == 1 else RayWorkers(context.get_world_rank(), count)
+
+
 class RayCheckpoints:
     """Checkpoints that the first worker reports to Ray, which puts them into storage.
 
@@ -251,21 +251,22 @@ class RayCheckpoints:
 
     def latest(self) -> Checkpoint | None:
         first = self.context.get_world_rank() == 0
-        path = ray.train.collective.broadcast_from_rank_zero(self._newest() if first else None)
+        found, checkpoint = self._newest() if first else (None, None)
+        path = ray.train.collective.broadcast_from_rank_zero(found)
         if path is None:
             return None
-        checkpoint = Checkpoint.from_bytes(self.storage.read(path))
+        checkpoint = checkpoint or self.storage.read(path)
         self.clock.reset(checkpoint.step)
         self.looked = checkpoint.step
         return checkpoint
 
-    def _newest(self) -> str | None:
-        """Path of the newest sound one."""
+    def _newest(self) -> tuple[str, Checkpoint] | tuple[None, None]:
+        """The newest sound one, and its path."""
         for path in self.storage.checkpoints():
-            if self.storage.read(path) is not None:
-                return path
+            if checkpoint := self.storage.read(path):
+                return path, checkpoint
             warn(f"{path}: damaged, its checksum is not the one in its name; going back further")
-        return None
+        return None, None
 
     def offer(self, step: int, capture: Callable[[], Checkpoint]) -> None:
         if not self._due(step):

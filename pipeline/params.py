@@ -1,6 +1,6 @@
 """params.yaml -> typed config; every mistake is one line that names the key."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,13 +69,21 @@ def load_params(path: Path) -> Params:
     Raises:
         InputError: one line per unknown, missing, mistyped, out-of-range or contradictory key.
     """
-    content = read_yaml(path)
+    return check_params(read_yaml(path), path)
+
+
+def check_params(content: Any, path: Path) -> Params:
+    """Contents of params.yaml as typed config.
+
+    Raises:
+        InputError: one line per unknown, missing, mistyped, out-of-range or contradictory key.
+    """
     if content is None:
         raise InputError(f"{path}: empty; expected the keys {', '.join(Params.model_fields)}")
     try:
         params = Params.model_validate(content)
     except ValidationError as error:
-        raise InputError("\n".join(f"{path}: {describe(problem)}" for problem in error.errors())) from None
+        raise InputError("\n".join(f"{path}: {describe(problem, content)}" for problem in error.errors())) from None
     if problems := list(contradictions(params)):
         raise InputError("\n".join(f"{path}: {problem}" for problem in problems))
     return params
@@ -98,14 +106,12 @@ def read_yaml(path: Path) -> Any:
         raise InputError(f"{path}{line}: not valid YAML ({reason}); mend it there") from error
 
 
-def describe(problem: Mapping[str, Any]) -> str:
-    """One pydantic error as 'key.path: what is wrong'."""
-    *parents, last = map(str, problem["loc"] or ("the file",))
-    # A discriminated union puts the chosen kind's name into the path; it is no key of the file.
-    in_union = len(parents) > 2 and (parents[0] == "variants" or parents[:2] == ["training", "schedule"])
-    kind = parents.pop(2) if in_union else None
+def describe(problem: Mapping[str, Any], content: Any) -> str:
+    """One pydantic error about the contents of params.yaml as 'key.path: what is wrong'."""
+    parents, kind = keys_of_file(problem["loc"][:-1], content)
     family = FLOWS.get(kind)
-    key = ".".join(part for part in (*parents, last) if part != "[key]")
+    last = problem["loc"][-1:] or ("the file",)
+    key = ".".join(str(part) for part in (*parents, *last) if part != "[key]")
     got = "null (nothing after the colon?)" if problem["input"] is None else repr(problem["input"])
     match problem["type"]:
         case "extra_forbidden":
@@ -129,6 +135,21 @@ def describe(problem: Mapping[str, Any]) -> str:
             return f"{key}: expected a name of small letters, digits, - and _, got {got}"
     message = problem["msg"].replace("Input should be", "expected")
     return f"{key}: {message[0].lower()}{message[1:]}, got {got}"
+
+
+def keys_of_file(loc: Sequence[str | int], content: Any) -> tuple[list[str | int], str | int | None]:
+    """Those parts of a pydantic location that lead through the contents, and the last that does not.
+
+    A discriminated union puts the name of the kind that was chosen into the location.
+    """
+    keys, kind = [], None
+    for part in loc:
+        try:
+            content = content[part]
+            keys.append(part)
+        except (KeyError, TypeError):
+            kind = part
+    return keys, kind
 
 
 def contradictions(params: Params) -> Iterator[str]:

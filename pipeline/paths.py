@@ -1,6 +1,7 @@
 """Where each stage reads and writes, relative to the project's folder. dvc.yaml names the same files."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 SOURCE = Path("data/source.json")
@@ -15,6 +16,11 @@ FIGURES = REPORTS / "figures"
 TIMINGS = Path("timings")  # not an output of any stage: times differ from run to run
 LOGS = Path("logs")
 CHECKPOINTS = Path("checkpoints")  # of runs that were not finished; no output of any stage
+
+
+def find_root(holds: Callable[[Path], bool]) -> Path | None:
+    """The first of `data_roots` that holds what is looked for."""
+    return next(filter(holds, data_roots()), None)
 
 
 def data_roots() -> list[Path]:

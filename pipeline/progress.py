@@ -76,13 +76,8 @@ class TrainingProgress:
         )
 
     def on_halving(self, error: NonFiniteLossError) -> None:
-        self.line(f"{error}; norms per layer are in {self.dump(error)}; epoch begun again with half the learning rate")
-
-    def dump(self, error: NonFiniteLossError) -> Path:
-        """Write what the error knows; the file."""
-        path = self.logs / f"{self.name}.non_finite.json"
-        write_json(path, error.dump)
-        return path
+        dump = write_dump(self.logs, self.name, error)
+        self.line(f"{error}; norms per layer are in {dump}; epoch begun again with half the learning rate")
 
     def line(self, text: str) -> None:
         self.last_line = time.monotonic()
@@ -92,3 +87,10 @@ class TrainingProgress:
             print(text, flush=True)
         else:
             self.bar.console.print(text, highlight=False, soft_wrap=True)
+
+
+def write_dump(logs: Path, name: str, error: NonFiniteLossError) -> Path:
+    """Write what the error knows of the run of that name; the file."""
+    path = logs / f"{name}.non_finite.json"
+    write_json(path, error.dump)
+    return path

@@ -123,6 +123,11 @@ def larochelle_files(root: Path) -> dict[str, Path]:
     return found
 
 
+def has_larochelle(root: Path) -> bool:
+    """Whether all three files are there (their contents are checked when they are read)."""
+    return len(larochelle_files(root)) == len(LAROCHELLE_BITS)
+
+
 def read_larochelle(root: Path) -> Source:
     """The fixed binarization of Larochelle & Murray 2011, "The neural autoregressive distribution estimator".
 

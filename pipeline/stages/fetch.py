@@ -37,17 +37,15 @@ def find(data: DataConfig) -> str:
     Raises:
         InputError: there is none that `data` allows.
     """
-    roots = paths.data_roots()
-    looked = ", ".join(str(root) for root in roots)
+    looked = ", ".join(map(str, paths.data_roots()))
     if data.binarization == "larochelle":
-        complete = (len(sources.larochelle_files(root)) == len(sources.LAROCHELLE_BITS) for root in roots)
-        if any(complete) or prepared_from("larochelle"):
+        if paths.find_root(sources.has_larochelle) or prepared_from("larochelle"):
             return "larochelle"
         raise InputError(
             "data.binarization: larochelle needs binarized_mnist/binarized_mnist_{train,valid,test}.amat or .amat.gz "
             f"(their public address is gone); looked in {looked}; set FLOWVAE_DATA_ROOT to the folder that holds them"
         )
-    if any(map(sources.has_mnist, roots)) or prepared_from("mnist") or download():
+    if paths.find_root(sources.has_mnist) or prepared_from("mnist") or download():
         return "mnist"
     if data.fallback:
         return "fallback"

@@ -46,21 +46,19 @@ def run(params: Params) -> None:
 
 
 def from_mnist(data: DataConfig) -> Source:
-    roots = paths.data_roots()
-    root = next(filter(has_mnist, roots), None)
+    root = paths.find_root(has_mnist)
     if root is None:  # arrays were made elsewhere and pulled, and now must be made anew
         root = paths.DOWNLOADS
         try:
             download_mnist(root)
         except InputError as error:
-            looked = ", ".join(str(mnist_folder(folder)) for folder in roots)
+            looked = ", ".join(str(mnist_folder(folder)) for folder in paths.data_roots())
             raise InputError(f"{looked}: MNIST's four files are not there; put them there ({error})") from error
     return read_mnist(root, data.binarization, data.seed)
 
 
 def from_larochelle(data: DataConfig) -> Source:
-    roots = paths.data_roots()
-    return read_larochelle(next(filter(larochelle_files, roots), roots[0]))
+    return read_larochelle(paths.find_root(larochelle_files) or paths.data_roots()[0])
 
 
 def from_fallback(data: DataConfig) -> Source:

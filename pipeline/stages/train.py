@@ -16,6 +16,7 @@ from pipeline.files import write_csv, write_json
 from pipeline.fitting import Task, fit_here
 from pipeline.params import Params, run_key
 from pipeline.placement import find_placement
+from pipeline.progress import write_dump
 from pipeline.timings import record_timing
 
 
@@ -42,8 +43,7 @@ def run(params: Params, variant: str, seed: int, workers: str | None = None, pro
 
             fitted = fit_on_ray(task, placement)
     except NonFiniteLossError as error:
-        dump = paths.LOGS / "train" / f"{task.key}.non_finite.json"
-        write_json(dump, error.dump)
+        dump = write_dump(paths.LOGS / "train", task.key, error)
         raise InputError(
             f"{task.key}: {error}; norms per layer are in {dump}; try a lower training.learning_rate"
         ) from error

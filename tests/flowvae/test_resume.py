@@ -6,6 +6,7 @@ import pytest
 import torch
 from examples import FLOW_SETTINGS, random_bits, tiny_vae, training_config
 
+from flowvae import training
 from flowvae.checkpoint import NAME, Checkpoint, CheckpointFolder, Interval
 from flowvae.data.images import ImageSet
 from flowvae.errors import InputError
@@ -128,6 +129,21 @@ def test_all_damaged_means_from_the_start(tmp_path):
     told = []
     same(train(folder(tmp_path, told=told)), train())
     assert len(told) == 2
+
+
+def test_weights_that_are_not_finite_are_not_kept(tmp_path, monkeypatch):
+    """Where the loss is looked at now and then only, as on a GPU, the next checkpoint finds them out."""
+    monkeypatch.setattr(training, "steps_between_checks", lambda device: 100)
+    vae = tiny_vae("planar", std=0).float()
+
+    def poison(step, num_steps):
+        if step == 5:
+            next(vae.parameters()).data.fill_(torch.nan)
+
+    checkpoints = folder(tmp_path)
+    with pytest.raises(training.NonFiniteLossError, match="epoch 2, step 5"):
+        fit(vae, GREY, random_bits(6, seed=1), training_config(), seed=0, checkpoints=checkpoints, on_step=poison)
+    assert checkpoints.latest().step == 4
 
 
 def test_removed_on_success(tmp_path):

@@ -46,12 +46,17 @@ def times_resumed(project):
     return (project / f"logs/train/{KEY}.log").read_text().count("resumed after step")
 
 
+def check_killed(project, times, *arguments, epochs, seconds, **changes):
+    """A run that is killed so often resumes each time, and ends like one that was left alone."""
+    slow_down(project, epochs)
+    expected = undisturbed(project, *arguments, **changes)
+    kill_often(project, times, *arguments, seconds=seconds, **changes)
+    assert results(project) == expected
+    assert times_resumed(project) == times
+
+
 def test_a_killed_process(files):
-    slow_down(files, 10)
-    expected = undisturbed(files)
-    kill_often(files, 1, seconds=0)
-    assert results(files) == expected
-    assert times_resumed(files) == 1
+    check_killed(files, 1, epochs=10, seconds=0)
 
 
 def test_a_run_of_another_configuration_is_not_resumed(files):
@@ -70,7 +75,6 @@ def test_a_disk_that_fills_leaves_the_last_checkpoints(files, small_disk):
     """The next run says so in one line; once there is room, one goes on to the same bytes."""
     slow_down(files, 10)
     expected = undisturbed(files)
-    (files / "checkpoints").mkdir(exist_ok=True)
     (files / "checkpoints").rmdir()
     (files / "checkpoints").symlink_to(small_disk)
     process = start(files)
@@ -92,11 +96,7 @@ def test_a_disk_that_fills_leaves_the_last_checkpoints(files, small_disk):
 
 @pytest.mark.slow
 def test_a_process_killed_many_times(files):
-    slow_down(files, 100)
-    expected = undisturbed(files)
-    kill_often(files, 10, seconds=1.5)
-    assert results(files) == expected
-    assert times_resumed(files) == 10
+    check_killed(files, 10, epochs=100, seconds=1.5)
 
 
 @pytest.mark.slow
@@ -107,10 +107,9 @@ def test_killed_ray_workers(files):
     process = start(files, *TWO, **RARER)
     driver = psutil.Process(process.pid)
     try:
-        for kills in range(1, 6):
-            resumed = 0 if kills == 1 else kills - 1
+        for kills in range(5):
             assert wait_for(lambda: has_checkpoint(files) and ray_workers(driver), process)
-            assert wait_for(lambda resumed=resumed: not resumed or times_resumed(files) >= resumed, process)
+            assert wait_for(lambda kills=kills: times_resumed(files) >= kills, process)
             a_moment(2)
             random.choice(ray_workers(driver)).kill()
             time.sleep(2)
@@ -123,11 +122,7 @@ def test_killed_ray_workers(files):
 
 @pytest.mark.slow
 def test_a_killed_ray_driver(files):
-    slow_down(files, 50)
-    expected = undisturbed(files, *TWO, **RARER)
-    kill_often(files, 3, *TWO, seconds=2, **RARER)
-    assert results(files) == expected
-    assert times_resumed(files) == 3
+    check_killed(files, 3, *TWO, epochs=50, seconds=2, **RARER)
 
 
 def free_port():

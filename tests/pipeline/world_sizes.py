@@ -18,8 +18,7 @@ from flowvae.data.arrays import open_images
 from flowvae.data.images import ImageSet
 from flowvae.training import fit
 from flowvae.vae import build_vae
-from flowvae.workers import Alone
-from pipeline.distributed import RayWorkers
+from pipeline.distributed import workers_here
 from pipeline.params import Params, load_params
 
 
@@ -47,9 +46,7 @@ def work(config):
     train = ImageSet(train.pixels[: batch * config["steps"] - batch // 2 - 1], train.dynamic)
     valid = ImageSet(valid.pixels[:11], valid.dynamic)
     vae = build_vae(params.vae_config(config["variant"], train.image_shape), seed=0).to(dtype)
-    context = ray.train.get_context()
-    count = context.get_world_size()
-    recorder = Recorder(Alone() if count == 1 else RayWorkers(context.get_world_rank(), count))
+    recorder = Recorder(workers_here())
     records = fit(vae, train, valid, params.training, seed=0, workers=recorder)
     losses = recorder.sum(torch.stack(recorder.sums)) / torch.tensor(recorder.sizes)
     return {"losses": losses.tolist(), "valid": records[-1].valid_negative_elbo}
