@@ -31,7 +31,7 @@ WARM_STEPS = 10
 
 def measure() -> list[dict[str, object]]:
     """Rounds of: this process, one Ray worker, two Ray workers; one thread each."""
-    from pipeline.distributed import ray, workers_here
+    from pipeline.distributed.training import ray, workers_here
 
     params = load_params(Path("params.yaml"))
     config = {

@@ -48,6 +48,10 @@ class Checkpoint:
         tensors = {name: tensor.contiguous() for name, tensor in self.tensors.items()}
         return save_tensors(tensors, {"progress": json.dumps({"step": self.step} | self.progress)})
 
+    def file_name(self, content: bytes) -> str:
+        """The name of a file with these contents: the step and their checksum."""
+        return f"{self.step:09d}-{hashlib.sha256(content).hexdigest()}.safetensors"
+
     @classmethod
     def from_bytes(cls, content: bytes) -> "Checkpoint":
         """The inverse of `to_bytes`, for contents whose checksum was right."""
@@ -175,6 +179,6 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
         OSError: the disk is full or the folder cannot be written; earlier checkpoints stay.
     """
     content = checkpoint.to_bytes()
-    path = folder / f"{checkpoint.step:09d}-{hashlib.sha256(content).hexdigest()}.safetensors"
+    path = folder / checkpoint.file_name(content)
     write_atomically(path, content)
     return path

@@ -21,6 +21,7 @@ from flowvae.errors import InputError
 from flowvae.flows import FLOWS, AnyFlowConfig
 from flowvae.training import TrainingConfig
 from flowvae.vae import VAEConfig, build_vae
+from pipeline.sweeps import SweepConfig
 
 PARAMS = Path("params.yaml")
 VariantName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
@@ -44,6 +45,7 @@ class Params(Config):
     training: TrainingConfig
     evaluation: EvaluationConfig
     interpolation: InterpolationConfig
+    sweep: SweepConfig
     report: ReportConfig
 
     def vae_config(self, variant: str, image_shape: ImageShape) -> VAEConfig:

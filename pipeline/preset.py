@@ -1,4 +1,4 @@
-"""Put a preset into params.yaml: python -m pipeline.preset NAME.
+"""Put a preset into params.yaml: python -m pipeline.preset NAME, or a FILE.yaml.
 
 A preset is a part of params.yaml, kept in params/NAME.yaml. What it names replaces what params.yaml has;
 all else, comments too, stays.
@@ -21,11 +21,12 @@ WHOLE = ("variants", "schedule", "kl_warmup")  # replaced as one, not key by key
 
 def main() -> int:
     known = sorted(path.stem for path in PRESETS.glob("*.yaml"))
-    if len(sys.argv) != 2 or sys.argv[1] not in known:
+    if len(sys.argv) != 2 or not (sys.argv[1] in known or sys.argv[1].endswith(".yaml")):
         print(f"usage: python -m pipeline.preset NAME, with a NAME among {', '.join(known)}", file=sys.stderr)
         return 1
+    name = sys.argv[1]
     try:
-        changed = apply_preset(PARAMS, PRESETS / f"{sys.argv[1]}.yaml")
+        changed = apply_preset(PARAMS, PRESETS / f"{name}.yaml" if name in known else Path(name))
     except InputError as error:
         for line in str(error).splitlines():
             print(f"preset: {line}", file=sys.stderr)

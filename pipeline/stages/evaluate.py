@@ -1,7 +1,6 @@
 """evaluate: score one trained variant on the test set, and draw its samples and reconstructions."""
 
 import time
-from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 from flowvae.config import EvaluationConfig
 from flowvae.data.arrays import open_images
 from flowvae.data.images import ImageSet
-from flowvae.evaluation import Evaluation, evaluate
+from flowvae.evaluation import evaluate
 from flowvae.randomness import generator
 from flowvae.vae import VAE
 from flowvae.weights import load
@@ -19,6 +18,7 @@ from pipeline.device import describe_device, pick_device
 from pipeline.files import read_json, write_json, write_png
 from pipeline.grids import image_grid
 from pipeline.params import Params, run_key
+from pipeline.scores import flat_metrics
 from pipeline.timings import record_timing
 
 FIGURE_COLUMNS = 16
@@ -35,7 +35,7 @@ def run(params: Params, variant: str, seed: int) -> None:
     evaluation = evaluate(vae, images, config)
     seconds = time.monotonic() - started
     num_passes = len(images) * config.num_elbo_samples + evaluation.num_nll_images * config.num_importance_samples
-    write_json(paths.METRICS / f"{key}.json", metrics(evaluation, vae))
+    write_json(paths.METRICS / f"{key}.json", flat_metrics(evaluation, vae))
     counts = {"num_nll_images": evaluation.num_nll_images}
     write_json(paths.PROTOCOLS / f"{key}.json", trained | {"evaluation": config.model_dump() | counts})
     write_png(paths.FIGURES / "samples" / f"{key}.png", samples(vae, config.num_figure_images, config.seed))
@@ -47,16 +47,6 @@ def run(params: Params, variant: str, seed: int) -> None:
     print(
         f"{key}  -ELBO {bound.value:.2f} ± {bound.stderr:.2f}  NLL {nll.value:.2f} ± {nll.stderr:.2f}  {seconds:.0f} s"
     )
-
-
-def metrics(evaluation: Evaluation, vae: VAE) -> dict[str, float | int]:
-    """Flat names with their units: what `dvc metrics show` prints."""
-    flat: dict[str, float | int] = {}
-    for name, value in asdict(evaluation).items():
-        if isinstance(value, dict):
-            flat |= {f"{name}_nats": round(value["value"], 4), f"{name}_stderr": round(value["stderr"], 4)}
-    parameters = sum(weight.numel() for weight in vae.parameters())
-    return flat | {"active_units": evaluation.active_units, "parameters": parameters}
 
 
 @torch.inference_mode()

@@ -39,7 +39,7 @@ def run(params: Params, variant: str, seed: int, workers: str | None = None, pro
         if placement.workers is None:
             fitted = fit_here(task, placement.interval)
         else:
-            from pipeline.distributed import fit_on_ray
+            from pipeline.distributed.training import fit_on_ray
 
             fitted = fit_on_ray(task, placement)
     except NonFiniteLossError as error:

@@ -41,8 +41,11 @@ def reproduced(tmp_path_factory) -> Reproduced:
 
 @pytest.fixture
 def copy(reproduced, tmp_path) -> Path:
-    """All of the reproduced project, with its git history and DVC cache."""
-    return shutil.copytree(reproduced.folder, tmp_path / "project")
+    """All of the reproduced project, with its git history and DVC cache; its sweep is frozen, to start no Ray."""
+    folder = shutil.copytree(reproduced.folder, tmp_path / "project")
+    dvc(folder, "freeze", "sweep")
+    commit(folder)
+    return folder
 
 
 @pytest.fixture

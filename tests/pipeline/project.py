@@ -19,6 +19,17 @@ KEYS = [f"{variant}-0" for variant in VARIANTS]
 TRAINED = {f"train@{key}" for key in KEYS}
 EVALUATED = {f"evaluate@{key}" for key in KEYS}
 DISK = 2 << 20  # bytes of a small disk: room for anything but the training images
+TINY_SWEEP = {
+    "families": {
+        "none": {"variant": "vae", "num_transforms": [0]},
+        "planar": {"variant": "planar-4", "num_transforms": [1, 3]},
+    },
+    "seeds": [0],
+    "settings": {},
+    "over": {},
+    "search": {"name": "grid"},
+    "early_stopping": None,
+}
 NOWHERE = "http://127.0.0.1:9"  # a proxy that refuses: no test depends on the network
 
 
@@ -112,6 +123,7 @@ def shrink(params: Any) -> None:
         params["training"]["min_steps"] = 0
     params["evaluation"].update(num_elbo_samples=2, num_importance_samples=2, num_nll_images=20, num_figure_images=4)
     params["interpolation"].update(left="vae", right="real-nvp-2", num_pairs=2, num_steps=3)
+    params["sweep"] = {"budget": "tiny", "budgets": {"tiny": TINY_SWEEP}}
 
 
 def stages_run(ran: subprocess.CompletedProcess[str]) -> set[str]:

@@ -22,7 +22,7 @@ def outputs_of(lock: dict) -> set[str]:
 
 
 def test_every_stage_ran_once_and_left_its_outputs(reproduced):
-    assert stages_run(reproduced.ran) == {"prepare", "interpolate", "report"} | TRAINED | EVALUATED
+    assert stages_run(reproduced.ran) == {"prepare", "interpolate", "sweep", "report"} | TRAINED | EVALUATED
     lock = YAML(typ="safe", pure=True).load(reproduced.folder / "dvc.lock")
     outputs = outputs_of(lock)
     assert {f"models/{key}" for key in KEYS} <= outputs
@@ -112,7 +112,7 @@ def test_page_is_whole_and_stands_alone(reproduced):
     page.feed((reproduced.folder / "reports/index.html").read_text())
     page.close()
     assert page.open == []
-    assert page.tags.count("img") == 3 + 2 * len(KEYS) == len(page.addresses)
+    assert page.tags.count("img") == 4 + 2 * len(KEYS) == len(page.addresses)
     assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
     assert not {"script", "link", "iframe"} & set(page.tags)
     assert "url(" not in (reproduced.folder / "reports/index.html").read_text()

@@ -18,7 +18,7 @@ from flowvae.data.arrays import open_images
 from flowvae.data.images import ImageSet
 from flowvae.training import fit
 from flowvae.vae import build_vae
-from pipeline.distributed import workers_here
+from pipeline.distributed.training import workers_here
 from pipeline.params import Params, load_params
 
 

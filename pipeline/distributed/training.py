@@ -1,7 +1,5 @@
-"""Training on Ray Train's workers; the only importer of Ray."""
+"""Training on Ray Train's workers."""
 
-import os
-import socket
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -9,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.fs
 import ray
 import ray.train
 import ray.train.collective
@@ -21,17 +18,18 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from flowvae.checkpoint import KEPT, NAME, Checkpoint, Clock, Interval, write_checkpoint
+from flowvae.checkpoint import KEPT, Checkpoint, Clock, Interval, write_checkpoint
 from flowvae.errors import InputError
 from flowvae.training import NonFiniteLossError
 from flowvae.training_state import EpochRecord
 from flowvae.vae import build_vae
 from flowvae.workers import Alone, Workers
 from pipeline.device import describe_device
-from pipeline.fitting import Fitted, Task, fit_task, warn
+from pipeline.distributed.cluster import connect
+from pipeline.distributed.storage import Storage
+from pipeline.fitting import Fitted, Task, fit_task
 from pipeline.placement import Placement
 
-SECONDS_TO_CONNECT = 10
 STEPS_BETWEEN_LOOKS = 10  # at the clock, whose answer all workers must share
 
 
@@ -45,7 +43,7 @@ def fit_on_ray(task: Task, placement: Placement) -> Fitted:
         InputError: Ray cannot be reached, the run failed too often, or a worker met a mistake of the user's.
         NonFiniteLossError: training diverged.
     """
-    storage = Storage.of(task, placement)
+    storage = Storage.of(placement, task.run_id)
     connect(placement)
     try:
         result = trainer(task, placement, storage).fit()
@@ -64,87 +62,6 @@ def fit_on_ray(task: Task, placement: Placement) -> Fitted:
     vae = build_vae(task.vae, seed=task.seed)
     vae.load_state_dict(load_tensors(weights))
     return Fitted(vae, *rest, forget=storage.remove)
-
-
-@dataclass(frozen=True)
-class Storage:
-    """The folder of one run in storage that all nodes see; each start of the driver gets a folder inside.
-
-    A driver that is killed can leave Ray's own notes half-written, and Ray then refuses the folder. So no
-    start reads the notes of another: checkpoints are found by their names, which carry their checksums.
-
-    Args:
-        filesystem: of the storage.
-        folder: of the run.
-    """
-
-    filesystem: pyarrow.fs.FileSystem
-    folder: str
-
-    @classmethod
-    def of(cls, task: Task, placement: Placement) -> "Storage":
-        """The same for the same task.
-
-        Raises:
-            InputError: the storage is no folder and no URI of a kind that is known.
-        """
-        try:
-            filesystem, root = pyarrow.fs.FileSystem.from_uri(placement.storage)
-        except (pyarrow.ArrowInvalid, OSError) as error:
-            raise InputError(
-                "FLOWVAE_STORAGE: expected an absolute folder or a URI like s3://bucket/folder, "
-                f"got {placement.storage!r}"
-            ) from error
-        return cls(filesystem, f"{root.rstrip('/')}/{task.run_id}")
-
-    def new_start(self) -> str:
-        """A name that no earlier start of this run had."""
-        earlier = self.filesystem.get_file_info(pyarrow.fs.FileSelector(self.folder, allow_not_found=True))
-        return f"start-{len(earlier):03d}"
-
-    def checkpoints(self) -> list[str]:
-        """Paths of all checkpoint files, from the newest to the oldest."""
-        everything = pyarrow.fs.FileSelector(self.folder, recursive=True, allow_not_found=True)
-        files = [info for info in self.filesystem.get_file_info(everything) if NAME.fullmatch(info.base_name)]
-        return [info.path for info in sorted(files, key=lambda info: info.base_name, reverse=True)]
-
-    def read(self, path: str) -> Checkpoint | None:
-        """A checkpoint; None if the file is damaged."""
-        with self.filesystem.open_input_file(path) as file:
-            return Checkpoint.from_file(Path(path).name, file.read())
-
-    def remove(self) -> None:
-        self.filesystem.delete_dir(self.folder)
-
-
-def connect(placement: Placement) -> None:
-    """To the cluster, or to one started here with room for the workers."""
-    # A report counts once the controller has seen it: look often, so that little is repeated after a failure.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # it shows every line of a worker twice
-    if placement.address:
-        check_address(placement.address)
-        ray.init(address=placement.address)
-        return
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # this machine gives no notice
-    _, most = placement.workers
-    # "local": else Ray connects to whatever cluster was last started on this machine, gone or not.
-    num_cpus = max(os.cpu_count() or 1, most * placement.cpus_per_worker)
-    ray.init(address="local", num_cpus=num_cpus, dashboard_host="127.0.0.1")
-
-
-def check_address(address: str) -> None:
-    """Raise InputError unless someone listens there: Ray itself would go on trying for minutes."""
-    if address == "auto":
-        return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), SECONDS_TO_CONNECT).close()
-    except (OSError, ValueError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(
-            f"RAY_ADDRESS: {address} cannot be reached ({reason}); expected the HOST:PORT of a running cluster"
-        ) from error
 
 
 def trainer(task: Task, placement: Placement, storage: Storage) -> ray.train.torch.TorchTrainer:
@@ -251,22 +168,14 @@ class RayCheckpoints:
 
     def latest(self) -> Checkpoint | None:
         first = self.context.get_world_rank() == 0
-        found, checkpoint = self._newest() if first else (None, None)
+        found, checkpoint = self.storage.newest() if first else (None, None)
         path = ray.train.collective.broadcast_from_rank_zero(found)
         if path is None:
             return None
-        checkpoint = checkpoint or self.storage.read(path)
+        checkpoint = checkpoint or self.storage.checkpoint(path)
         self.clock.reset(checkpoint.step)
         self.looked = checkpoint.step
         return checkpoint
-
-    def _newest(self) -> tuple[str, Checkpoint] | tuple[None, None]:
-        """The newest sound one, and its path."""
-        for path in self.storage.checkpoints():
-            if checkpoint := self.storage.read(path):
-                return path, checkpoint
-            warn(f"{path}: damaged, its checksum is not the one in its name; going back further")
-        return None, None
 
     def offer(self, step: int, capture: Callable[[], Checkpoint]) -> None:
         if not self._due(step):

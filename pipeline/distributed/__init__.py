@@ -1,0 +1,1 @@
+"""Everything that talks to Ray; nothing outside this package imports it."""

@@ -1,0 +1,124 @@
+"""Storage that all nodes of a cluster see: a folder, or a bucket."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.fs
+
+from flowvae.checkpoint import KEPT, NAME, Checkpoint, Clock, Interval
+from flowvae.errors import InputError
+from pipeline.fitting import warn
+from pipeline.placement import Placement
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A folder in storage that all nodes see.
+
+    Args:
+        filesystem: of the storage.
+        folder: inside it.
+    """
+
+    filesystem: pyarrow.fs.FileSystem
+    folder: str
+
+    @classmethod
+    def of(cls, placement: Placement, name: str) -> "Storage":
+        """The folder of that name where FLOWVAE_STORAGE says.
+
+        Raises:
+            InputError: the storage is no folder and no URI of a kind that is known.
+        """
+        try:
+            filesystem, root = pyarrow.fs.FileSystem.from_uri(placement.storage)
+        except (pyarrow.ArrowInvalid, OSError) as error:
+            raise InputError(
+                "FLOWVAE_STORAGE: expected an absolute folder or a URI like s3://bucket/folder, "
+                f"got {placement.storage!r}"
+            ) from error
+        return cls(filesystem, f"{root.rstrip('/')}/{name}")
+
+    def new_start(self) -> str:
+        """A name that no earlier start of this run had.
+
+        A driver that is killed can leave Ray's own notes half-written, and Ray then refuses the folder. So no
+        start reads the notes of another: checkpoints are found by their names, which carry their checksums.
+        """
+        earlier = self.filesystem.get_file_info(pyarrow.fs.FileSelector(self.folder, allow_not_found=True))
+        return f"start-{len(earlier):03d}"
+
+    def read(self, name: str) -> bytes | None:
+        """Contents of a file of the folder; None if it is not there."""
+        try:
+            return self._read(f"{self.folder}/{name}")
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, content: bytes) -> None:
+        """A whole file or none: under another name until it is complete, where that is not so by itself."""
+        self.filesystem.create_dir(self.folder)
+        path = f"{self.folder}/{name}"
+        partial = f"{path}.partial" if isinstance(self.filesystem, pyarrow.fs.LocalFileSystem) else path
+        with self.filesystem.open_output_stream(partial) as file:
+            file.write(content)
+        if partial != path:
+            self.filesystem.move(partial, path)
+
+    def checkpoints(self) -> list[str]:
+        """Paths of all checkpoint files, from the newest to the oldest."""
+        everything = pyarrow.fs.FileSelector(self.folder, recursive=True, allow_not_found=True)
+        files = [info for info in self.filesystem.get_file_info(everything) if NAME.fullmatch(info.base_name)]
+        return [info.path for info in sorted(files, key=lambda info: info.base_name, reverse=True)]
+
+    def checkpoint(self, path: str) -> Checkpoint | None:
+        """What is in a checkpoint file; None if it is damaged."""
+        return Checkpoint.from_file(Path(path).name, self._read(path))
+
+    def newest(self) -> tuple[str, Checkpoint] | tuple[None, None]:
+        """The newest sound checkpoint, and its path."""
+        for path in self.checkpoints():
+            if checkpoint := self.checkpoint(path):
+                return path, checkpoint
+            warn(f"{path}: damaged, its checksum is not the one in its name; going back further")
+        return None, None
+
+    def remove(self) -> None:
+        self.filesystem.delete_dir(self.folder)
+
+    def _read(self, path: str) -> bytes:
+        with self.filesystem.open_input_file(path) as file:
+            return file.read()
+
+
+class StoredCheckpoints:
+    """Checkpoints of a run by one process, in storage that all nodes see.
+
+    Args:
+        storage: of the run.
+        interval: between two.
+    """
+
+    def __init__(self, storage: Storage, interval: Interval) -> None:
+        self.storage, self.clock = storage, Clock(interval)
+
+    def latest(self) -> Checkpoint | None:
+        _, checkpoint = self.storage.newest()
+        if checkpoint:
+            self.clock.reset(checkpoint.step)
+        return checkpoint
+
+    def offer(self, step: int, capture: Callable[[], Checkpoint]) -> None:
+        if self.clock.due(step):
+            checkpoint = capture()
+            content = checkpoint.to_bytes()
+            self.storage.write(checkpoint.file_name(content), content)
+            for old in self.storage.checkpoints()[KEPT:]:
+                self.storage.filesystem.delete_file(old)
+            self.clock.reset(step)
+
+    def remove(self) -> None:
+        """Forget the run, once what it made is safe."""
+        if self.storage.checkpoints():
+            self.storage.remove()

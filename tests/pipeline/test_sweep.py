@@ -1,0 +1,170 @@
+"""The sweep stage, on real Ray Tune."""
+
+import csv
+import json
+import sys
+import time
+from contextlib import suppress
+
+import psutil
+import pytest
+from killing import NO_PROXY, kill_group, start_stage, wait_for
+from project import command, edit_params, stage
+from ruamel.yaml import YAML
+
+from pipeline.params import load_params
+
+
+def edit_sweep(project, **changes):
+    edit_params(project, lambda params: params["sweep"]["budgets"]["tiny"].update(changes))
+
+
+def sweep(project, **changes):
+    ran = stage(project, "sweep", **NO_PROXY, **changes)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return rows(project)
+
+
+def rows(project):
+    with (project / "reports/sweep.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def kept(project):
+    return {path.name: path.stat().st_mtime_ns for path in (project / "checkpoints/trials").glob("*.json")}
+
+
+def test_what_dvc_repro_left(reproduced):
+    table = rows(reproduced.folder)
+    assert [(row["family"], row["num_transforms"]) for row in table] == [
+        ("none", "0"),
+        ("planar", "1"),
+        ("planar", "3"),
+    ]
+    for row in table:
+        assert row["status"] == "finished"
+        bound, nll = float(row["negative_elbo_nats"]), float(row["nll_nats"])
+        assert float(row["reconstruction_nats"]) + float(row["kl_nats"]) == pytest.approx(bound, abs=2e-4)
+        assert 0 < nll < bound + 3 * float(row["nll_stderr"])
+    best = YAML(typ="safe", pure=True).load(reproduced.folder / "reports/sweep_best.yaml")
+    planar = min(table[1:], key=lambda row: float(row["valid_negative_elbo"]))
+    assert best["variants"]["planar"]["num_transforms"] == int(planar["num_transforms"])
+    assert (reproduced.folder / "reports/figures/sweep.png").read_bytes().startswith(b"\x89PNG")
+    assert not list((reproduced.folder / "checkpoints").glob("sweep/*"))
+
+
+def test_a_trial_gives_the_numbers_of_the_train_and_evaluate_stages(reproduced):
+    """The plain VAE is in the table and in the sweep, with the same settings."""
+    metrics = json.loads((reproduced.folder / "metrics/vae-0.json").read_text())
+    row = rows(reproduced.folder)[0]
+    for name in ("negative_elbo_nats", "nll_nats", "kl_stderr"):
+        assert float(row[name]) == pytest.approx(metrics[name], abs=1e-4)
+
+
+def test_only_what_is_new_is_trained(files):
+    before, known = rows(files), kept(files)
+    assert len(known) == 3
+    edit_sweep(files, families={"planar": {"variant": "planar-4", "num_transforms": [1, 2, 3]}})
+    after = sweep(files)
+    assert [row["num_transforms"] for row in after] == ["1", "2", "3"]
+    assert [after[0], after[2]] == before[1:]
+    assert kept(files).items() >= known.items()
+    assert len(kept(files)) == 4
+
+
+def test_nothing_new_needs_no_cluster(files):
+    before, started = rows(files), time.monotonic()
+    assert sweep(files, RAY_ADDRESS="127.0.0.1:9") == before
+    assert time.monotonic() - started < 60
+
+
+def test_the_best_is_a_preset(files):
+    (files / "params").mkdir()
+    ran = command(files, sys.executable, "-m", "pipeline.preset", "reports/sweep_best.yaml", check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert list(load_params(files / "params.yaml").variants) == ["none", "planar"]
+
+
+def test_divergence_is_a_row_and_the_others_finish(files):
+    edit_sweep(files, over={"training.learning_rate": [0.001, 1e12]}, settings={"training": {"max_grad_norm": 1e30}})
+    edit_params(files, lambda params: params["training"]["schedule"].update(warmup_steps=0))
+    table = sweep(files)
+    assert len(table) == 6
+    for row in table:
+        diverged = float(row["training.learning_rate"]) > 1
+        assert row["status"] == ("failed" if diverged else "finished")
+        assert ("loss is not finite at epoch 1" in row["reason"]) == diverged
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["random", "optuna"])
+def test_searches(files, name):
+    edit_sweep(
+        files,
+        search={"name": name, "num_trials": 4, "seed": 0},
+        over={
+            "training.learning_rate": {"low": 1e-3, "high": 1e-2, "log": True},
+            "model.encoder.channels": [[2, 2], [4, 4]],
+        },
+        settings={"training": {"epochs": 3}},
+        early_stopping={"grace_epochs": 1, "reduction_factor": 2},
+    )
+    table = sweep(files)
+    assert len(table) == 4
+    assert {row["status"] for row in table} <= {"finished", "stopped"}
+    assert any(row["status"] == "finished" for row in table)
+    for row in table:
+        assert 1e-3 <= float(row["training.learning_rate"]) <= 1e-2
+        assert row["model.encoder.channels"] in ("[2, 2]", "[4, 4]")
+    preset = YAML(typ="safe", pure=True).load(files / "reports/sweep_best.yaml")
+    assert preset["model"]["encoder"]["channels"] in ([2, 2], [4, 4])
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_goes_on_where_it_stopped(files):
+    """Killed as a whole in the middle of trials, again and again: the table of one that was left alone."""
+    edit_sweep(files, settings={"training": {"epochs": 40, "batch_size": 100}})
+    expected = sweep(files)
+    for path in (files / "checkpoints/trials").iterdir():
+        path.unlink()
+    resumed = 0
+    for _ in range(3):
+        process = start_stage(files, "sweep")
+        seen = set(files.glob("checkpoints/*/*.safetensors"))
+        assert wait_for(lambda seen=seen: set(files.glob("checkpoints/*/*.safetensors")) - seen, process)
+        kill_group(process)
+        resumed += bool(set(files.glob("checkpoints/*/*.safetensors")))
+    assert resumed
+    assert sweep(files) == expected
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_retried(files):
+    edit_sweep(files, settings={"training": {"epochs": 40, "batch_size": 100}})
+    expected = sweep(files)
+    for path in (files / "checkpoints/trials").iterdir():
+        path.unlink()
+    process = start_stage(files, "sweep")
+    assert wait_for(lambda: any(files.glob("checkpoints/*/*.safetensors")), process)
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if "ray::work" in " ".join(child.cmdline()):
+                child.kill()
+                break
+    else:
+        raise AssertionError("no trial was running")
+    assert process.wait(300) == 0, (files / "output.txt").read_text()[-3000:]
+    assert rows(files) == expected
+
+
+@pytest.mark.slow
+def test_a_trial_that_always_dies_is_recorded_and_the_others_finish(files):
+    """A chunk of draws that no memory holds ends one trial; the reason is in the table."""
+    edit_sweep(
+        files,
+        over={"model.decoder.hidden_features": [[8], [60_000_000]]},
+        families={"none": {"variant": "vae", "num_transforms": [0]}},
+    )
+    table = sweep(files, FLOWVAE_MAX_FAILURES="1")
+    assert [row["status"] for row in table] == ["finished", "failed"]
+    assert table[1]["reason"]
