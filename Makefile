@@ -19,7 +19,7 @@ repro: $(VENV)/installed-pipeline
 test: $(VENV)/installed-test lint
 	$(BIN)/python -m pytest -m "not slow"
 
-test-all: $(VENV)/installed-test lint
+test-all: $(VENV)/installed-test-all lint
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/installed-test

@@ -11,7 +11,15 @@ import torch
 
 from flowvae.files import write_atomically
 
-BENCHMARKS = ("flow_speed", "threads", "fit_over_bare_loop", "ray_training", "scaling", "pipeline_over_bare_loop")
+BENCHMARKS = (
+    "flow_speed",
+    "threads",
+    "fit_over_bare_loop",
+    "ray_training",
+    "scaling",
+    "sweep",
+    "pipeline_over_bare_loop",
+)
 RESULTS = Path(__file__).with_name("results.json")
 
 

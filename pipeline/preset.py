@@ -47,6 +47,9 @@ def apply_preset(path: Path, preset: Path) -> list[str]:
     check_params(after, preset)
     yaml = YAML()
     yaml.width = 120
+    yaml.representer.add_representer(
+        type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
     content, changes = (yaml.load(file.read_text(encoding="utf-8")) for file in (path, preset))  # with their style
     text = io.StringIO()
     yaml.dump(overlay(content, changes), text)

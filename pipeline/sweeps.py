@@ -12,9 +12,9 @@ Depths = Annotated[tuple[NonNegativeInt, ...], Field(strict=False, min_length=1)
 
 
 class Family(Config):
-    """The settings of a variant, at several depths k."""
+    """One flow at several depths k; `flow` has the settings of a variant but for `num_transforms`."""
 
-    variant: str
+    flow: dict[str, Any]
     num_transforms: Depths
 
 

@@ -132,9 +132,8 @@ def resolve(params: Params, point: Point) -> dict[str, Any]:
         InputError: one line per key that makes no sense.
     """
     budget, where = params.sweep.chosen, f"sweep.budgets.{params.sweep.budget}"
-    flow = params.variants[budget.families[point.family].variant].model_dump(mode="json")
     content = {name: getattr(params, name).model_dump(mode="json") for name in SCHEMAS if name != "flow"}
-    content["flow"] = flow | {"num_transforms": point.num_transforms}
+    content["flow"] = budget.families[point.family].flow | {"num_transforms": point.num_transforms}
     changes = nested(point.values)
     for name, given in ((f"{where}.settings", budget.settings), (f"{where}.over", changes)):
         if unknown := given.keys() - SCHEMAS.keys():
@@ -171,13 +170,6 @@ def check_sweep(params: Params) -> Iterator[str]:
         yield f"sweep.budget: expected one of {', '.join(params.sweep.budgets)}, got {params.sweep.budget!r}"
         return
     budget, where = params.sweep.chosen, f"sweep.budgets.{params.sweep.budget}"
-    for name, family in budget.families.items():
-        if family.variant not in params.variants:
-            yield (
-                f"{where}.families.{name}.variant: expected one of the variants ({', '.join(params.variants)}), "
-                f"got {family.variant!r}"
-            )
-            return
     ranges = [path for path, values in budget.over.items() if isinstance(values, Range)]
     if budget.search.name == "grid" and ranges:
         yield f"{where}.over.{ranges[0]}: a grid needs a list of values; a range goes with random or optuna"
@@ -192,9 +184,13 @@ def check_sweep(params: Params) -> Iterator[str]:
 
 
 def run_trial(
-    trial: Trial, device: torch.device, checkpoints: Checkpoints, on_epoch: Callable[[EpochRecord], None]
+    trial: Trial,
+    prepared: Path,
+    device: torch.device,
+    checkpoints: Checkpoints,
+    on_epoch: Callable[[EpochRecord], None],
 ) -> dict[str, Any]:
-    """Fit and score; the row of a finished trial.
+    """Fit and score on the arrays in `prepared`; the row of a finished trial.
 
     Raises:
         InputError: the data are missing or damaged, or the device cannot do what the trial wants.
@@ -202,7 +198,7 @@ def run_trial(
     """
     task = trial.task
     check_precision(task.training.precision, device)
-    images, valid, test = (open_images(task.prepared, split, device) for split in ("train", "valid", "test"))
+    images, valid, test = (open_images(prepared, split, device) for split in ("train", "valid", "test"))
     vae = build_vae(task.vae, seed=task.seed).to(device)
     records = fit(vae, images, valid, task.training, seed=task.seed, checkpoints=checkpoints, on_epoch=on_epoch)
     scores = flat_metrics(evaluate(vae, test, trial.evaluation), vae)

@@ -27,8 +27,13 @@ def connect(placement: Placement) -> None:
     ray.init(address="local", num_cpus=num_cpus, dashboard_host="127.0.0.1")
 
 
-def check_address(address: str) -> None:
-    """Raise InputError unless someone listens there: Ray itself would go on trying for minutes."""
+def check_address(address: str, name: str = "RAY_ADDRESS") -> None:
+    """Raise InputError unless someone listens there: Ray itself would go on trying for minutes.
+
+    Args:
+        address: HOST:PORT, with or without ray://, or auto.
+        name: of the setting that the address came from.
+    """
     if address == "auto":
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
@@ -37,5 +42,5 @@ def check_address(address: str) -> None:
     except (OSError, ValueError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"RAY_ADDRESS: {address} cannot be reached ({reason}); expected the HOST:PORT of a running cluster"
+            f"{name}: {address} cannot be reached ({reason}); expected the HOST:PORT of a running cluster"
         ) from error

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pyarrow.fs
 
 from flowvae.checkpoint import KEPT, NAME, Checkpoint, Clock, Interval
 from flowvae.errors import InputError
 from pipeline.fitting import warn
-from pipeline.placement import Placement
 
 
 @dataclass(frozen=True)
@@ -25,18 +25,27 @@ class Storage:
     folder: str
 
     @classmethod
-    def of(cls, placement: Placement, name: str) -> "Storage":
-        """The folder of that name where FLOWVAE_STORAGE says.
+    def of(cls, uri: str, name: str) -> "Storage":
+        """A folder of that name in the storage that FLOWVAE_STORAGE names.
+
+        Args:
+            uri: an absolute folder, or s3://BUCKET/FOLDER, with ?endpoint_override=HOST:PORT&scheme=http for a
+                server of one's own. Credentials come from the environment (AWS_ACCESS_KEY_ID, ...), never from here.
+            name: inside it.
 
         Raises:
-            InputError: the storage is no folder and no URI of a kind that is known.
+            InputError: it is no folder and no URI of a kind that is known, or it holds credentials.
         """
+        parts = urlsplit(uri)
+        if parts.password or parse_qs(parts.query).keys() & {"access_key", "secret_key", "session_token"}:
+            raise InputError(
+                "FLOWVAE_STORAGE: holds credentials; put them into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
         try:
-            filesystem, root = pyarrow.fs.FileSystem.from_uri(placement.storage)
+            filesystem, root = pyarrow.fs.FileSystem.from_uri(uri)
         except (pyarrow.ArrowInvalid, OSError) as error:
             raise InputError(
-                "FLOWVAE_STORAGE: expected an absolute folder or a URI like s3://bucket/folder, "
-                f"got {placement.storage!r}"
+                f"FLOWVAE_STORAGE: expected an absolute folder or a URI like s3://bucket/folder, got {uri!r}"
             ) from error
         return cls(filesystem, f"{root.rstrip('/')}/{name}")
 
@@ -49,6 +58,10 @@ class Storage:
         earlier = self.filesystem.get_file_info(pyarrow.fs.FileSelector(self.folder, allow_not_found=True))
         return f"start-{len(earlier):03d}"
 
+    def has(self, name: str) -> bool:
+        """Whether the folder holds a file of that name."""
+        return self.filesystem.get_file_info(f"{self.folder}/{name}").is_file
+
     def read(self, name: str) -> bytes | None:
         """Contents of a file of the folder; None if it is not there."""
         try:
@@ -58,8 +71,8 @@ class Storage:
 
     def write(self, name: str, content: bytes) -> None:
         """A whole file or none: under another name until it is complete, where that is not so by itself."""
-        self.filesystem.create_dir(self.folder)
         path = f"{self.folder}/{name}"
+        self.filesystem.create_dir(path.rpartition("/")[0])
         partial = f"{path}.partial" if isinstance(self.filesystem, pyarrow.fs.LocalFileSystem) else path
         with self.filesystem.open_output_stream(partial) as file:
             file.write(content)

@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,14 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from flowvae.checkpoint import KEPT, Checkpoint, Clock, Interval, write_checkpoint
+from flowvae.data.arrays import read_metadata
 from flowvae.errors import InputError
 from flowvae.training import NonFiniteLossError
 from flowvae.training_state import EpochRecord
 from flowvae.vae import build_vae
 from flowvae.workers import Alone, Workers
 from pipeline.device import describe_device
+from pipeline.distributed.arrays import local_arrays, share_arrays
 from pipeline.distributed.cluster import connect
 from pipeline.distributed.storage import Storage
 from pipeline.fitting import Fitted, Task, fit_task
@@ -43,7 +45,9 @@ def fit_on_ray(task: Task, placement: Placement) -> Fitted:
         InputError: Ray cannot be reached, the run failed too often, or a worker met a mistake of the user's.
         NonFiniteLossError: training diverged.
     """
-    storage = Storage.of(placement, task.run_id)
+    storage = Storage.of(placement.storage, task.run_id)
+    if placement.address:
+        share_arrays(task.prepared, placement.storage)
     connect(placement)
     try:
         result = trainer(task, placement, storage).fit()
@@ -71,9 +75,9 @@ def trainer(task: Task, placement: Placement, storage: Storage) -> ray.train.tor
         work,
         train_loop_config={
             "task": task,
-            "interval": placement.interval,
+            "metadata": read_metadata(task.prepared),
+            "placement": placement,
             "storage": storage,
-            "threads": placement.cpus_per_worker,
         },
         scaling_config=ScalingConfig(
             num_workers=low if low == high else (low, high),
@@ -97,15 +101,16 @@ def work(config: dict[str, Any]) -> tuple[bytes, list[EpochRecord], float, str] 
 
     Weights go as the bytes of a safetensors file: Ray Train refuses to return tensors.
     """
-    task: Task = config["task"]
+    task, placement = config["task"], config["placement"]
     first = ray.train.get_context().get_world_rank() == 0
     device = ray.train.torch.get_device()
     if device.type == "cuda":
         torch.use_deterministic_algorithms(True)
     else:
-        torch.set_num_threads(config["threads"])
-    checkpoints = RayCheckpoints(config["interval"], config["storage"])
+        torch.set_num_threads(placement.cpus_per_worker)
+    checkpoints = RayCheckpoints(placement.interval, config["storage"])
     try:
+        task = replace(task, prepared=local_arrays(task.prepared, config["metadata"], placement))
         vae, records, speed = fit_task(task, device, workers_here(), checkpoints, speaks=first)
     except (InputError, NonFiniteLossError) as error:
         return error

@@ -23,6 +23,7 @@ from flowvae.data.arrays import Metadata
 from flowvae.errors import InputError
 from flowvae.training import NonFiniteLossError
 from flowvae.training_state import EpochRecord
+from pipeline.distributed.arrays import local_arrays, share_arrays
 from pipeline.distributed.cluster import connect
 from pipeline.distributed.storage import Storage, StoredCheckpoints
 from pipeline.params import Params
@@ -52,7 +53,7 @@ class Sweep:
 
     @property
     def kept(self) -> Storage:
-        return Storage.of(self.placement, "trials")
+        return Storage.of(self.placement.storage, "trials")
 
     def trial(self, point: Point) -> Trial:
         return trial_at(self.params, point, self.metadata, self.prepared)
@@ -84,8 +85,10 @@ def run_sweep(sweep: Sweep) -> list[dict[str, Any]]:
 def tuned(sweep: Sweep, points: list[Point] | None) -> list[dict[str, Any]]:
     """Rows of the trials at these points, or at those that the search proposes."""
     placement, budget = sweep.placement, sweep.params.sweep.chosen
+    if placement.address:
+        share_arrays(sweep.prepared, placement.storage)
     connect(placement)
-    storage = Storage.of(placement, "sweep")
+    storage = Storage.of(placement.storage, "sweep")
     find = functools.partial(point_at, sweep.params, points)
     name = functools.partial(trial_name, find)
     resources = {"cpu": placement.cpus_per_worker} | ({"gpu": 1} if placement.use_gpu else {})
@@ -125,9 +128,10 @@ def work(config: dict[str, Any], *, sweep: Sweep, find: Callable[[Mapping[str, A
     trial = sweep.trial(find(config))
     result = sweep.result(trial)  # of a search that proposed the same again
     if result is None:
-        checkpoints = StoredCheckpoints(Storage.of(sweep.placement, trial.trial_id), sweep.placement.interval)
+        checkpoints = StoredCheckpoints(Storage.of(sweep.placement.storage, trial.trial_id), sweep.placement.interval)
         try:
-            result = run_trial(trial, device, checkpoints, on_epoch=report_epoch)
+            prepared = local_arrays(sweep.prepared, sweep.metadata, sweep.placement)
+            result = run_trial(trial, prepared, device, checkpoints, on_epoch=report_epoch)
         except NonFiniteLossError as error:  # as it would be each time
             result = row(trial, "failed", str(error))
         except InputError as error:  # the next run may find it mended

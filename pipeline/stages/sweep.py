@@ -25,7 +25,7 @@ def run(params: Params) -> None:
     placement = find_placement(None, torch.get_num_threads(), torch.cuda.device_count(), os.environ)
     rows = run_sweep(Sweep(params, metadata, paths.PREPARED.resolve(), placement))
     write_csv(paths.REPORTS / "sweep.csv", rows, columns(params))
-    flows = {name: params.variants[family.variant].flow for name, family in budget.families.items()}
+    flows = {name: family.flow["flow"] for name, family in budget.families.items()}
     depth_figure(rows, flows, describe(params, metadata), paths.FIGURES / "sweep.png")
     for failed in (row for row in rows if row["status"] == "failed"):
         print(f"sweep: {failed['trial']} failed: {failed['reason']}", file=sys.stderr)
@@ -56,7 +56,7 @@ def best(params: Params, rows: list[dict[str, Any]]) -> dict[str, Any]:
         members = [row for row in finished if row["family"] == name]
         if members:
             depth = min(members, key=validation)["num_transforms"]
-            variants[name] = params.variants[family.variant].model_dump(mode="json") | {"num_transforms": depth}
+            variants[name] = family.flow | {"num_transforms": depth}
     winner = min(finished, key=validation)
     preset = {
         "variants": variants,

@@ -4,6 +4,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -110,13 +111,13 @@ def ray_workers(root: psutil.Process) -> list[psutil.Process]:
 
 
 @contextmanager
-def ray_node(folder: Path, *arguments: str):
+def ray_node(folder: Path, *arguments: str, **changes: str):
     """`ray start --block` with one CPU; the process, which is killed with all its children at the end."""
     folder.mkdir(parents=True, exist_ok=True)
     own = tempfile.mkdtemp(prefix="ray-")  # not in `folder`, whose path is too long for a socket
     command = [str(Path(sys.executable).with_name("ray")), "start", "--num-cpus=1", "--block", *arguments]
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder.parent / "token")}
-    settings = environment(folder, RAY_TMPDIR=own, **token, **NO_PROXY)
+    settings = environment(folder, RAY_TMPDIR=own, **token, **NO_PROXY, **changes)
     with (folder / "output.txt").open("wb") as output:
         process = subprocess.Popen(
             command, cwd=folder, env=settings, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
@@ -126,3 +127,9 @@ def ray_node(folder: Path, *arguments: str):
     finally:
         kill_group(process)
         shutil.rmtree(own, ignore_errors=True)
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]

@@ -21,8 +21,8 @@ EVALUATED = {f"evaluate@{key}" for key in KEYS}
 DISK = 2 << 20  # bytes of a small disk: room for anything but the training images
 TINY_SWEEP = {
     "families": {
-        "none": {"variant": "vae", "num_transforms": [0]},
-        "planar": {"variant": "planar-4", "num_transforms": [1, 3]},
+        "none": {"flow": {"flow": "none"}, "num_transforms": [0]},
+        "planar": {"flow": {"flow": "planar", "amortised": True}, "num_transforms": [1, 3]},
     },
     "seeds": [0],
     "settings": {},

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 # They start, place, check or narrate a run and change none of its results, so that editing them retrains nothing.
 NARRATORS = {
     "pipeline/distributed/__init__.py",
+    "pipeline/distributed/arrays.py",
     "pipeline/distributed/cluster.py",
     "pipeline/distributed/storage.py",
     "pipeline/distributed/training.py",
@@ -105,6 +106,7 @@ def test_a_key_that_no_stage_lists_is_found():
     stages = load_yaml("dvc.yaml")["stages"]
     stages["train"]["params"].remove("training")
     stages["evaluate"]["params"] = ["evaluation.seed"]
+    stages["sweep"]["params"] = ["sweep"]
     unread = unread_keys(load_yaml("params.yaml"), stages)
     assert "training.epochs" in unread and "evaluation.chunk_size" in unread
     assert "evaluation.seed" not in unread and "variants.vae.flow" not in unread

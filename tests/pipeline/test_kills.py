@@ -2,7 +2,6 @@
 
 import random
 import secrets
-import socket
 import time
 from contextlib import ExitStack
 
@@ -13,6 +12,7 @@ from killing import (
     VARIANT,
     a_moment,
     finish,
+    free_port,
     has_checkpoint,
     kill_group,
     ray_node,
@@ -123,12 +123,6 @@ def test_killed_ray_workers(files):
 @pytest.mark.slow
 def test_a_killed_ray_driver(files):
     check_killed(files, 3, *TWO, epochs=50, seconds=2, **RARER)
-
-
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 @pytest.mark.slow

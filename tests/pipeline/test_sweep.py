@@ -14,6 +14,8 @@ from ruamel.yaml import YAML
 
 from pipeline.params import load_params
 
+PLANAR = {"flow": {"flow": "planar", "amortised": True}}
+
 
 def edit_sweep(project, **changes):
     edit_params(project, lambda params: params["sweep"]["budgets"]["tiny"].update(changes))
@@ -64,7 +66,7 @@ def test_a_trial_gives_the_numbers_of_the_train_and_evaluate_stages(reproduced):
 def test_only_what_is_new_is_trained(files):
     before, known = rows(files), kept(files)
     assert len(known) == 3
-    edit_sweep(files, families={"planar": {"variant": "planar-4", "num_transforms": [1, 2, 3]}})
+    edit_sweep(files, families={"planar": PLANAR | {"num_transforms": [1, 2, 3]}})
     after = sweep(files)
     assert [row["num_transforms"] for row in after] == ["1", "2", "3"]
     assert [after[0], after[2]] == before[1:]
@@ -163,7 +165,7 @@ def test_a_trial_that_always_dies_is_recorded_and_the_others_finish(files):
     edit_sweep(
         files,
         over={"model.decoder.hidden_features": [[8], [60_000_000]]},
-        families={"none": {"variant": "vae", "num_transforms": [0]}},
+        families={"none": {"flow": {"flow": "none"}, "num_transforms": [0]}},
     )
     table = sweep(files, FLOWVAE_MAX_FAILURES="1")
     assert [row["status"] for row in table] == ["finished", "failed"]

@@ -76,7 +76,8 @@ def test_it_does_not_depend_on_what_is_compared_with(edited, trial):
 
 def test_a_trial_scores_a_model(edited, trial):
     params = edited()
-    row = run_trial(trial(params, Point("planar", 1, 0, {})), torch.device("cpu"), NoCheckpoints(), lambda record: None)
+    one = trial(params, Point("planar", 1, 0, {}))
+    row = run_trial(one, one.task.prepared, torch.device("cpu"), NoCheckpoints(), lambda record: None)
     assert set(row) == set(columns(params))
     assert row["negative_elbo_nats"] == pytest.approx(row["reconstruction_nats"] + row["kl_nats"], abs=1e-3)
     assert (row["status"], row["reason"], row["epochs"]) == ("finished", "", 1)
@@ -91,8 +92,8 @@ def test_a_trial_scores_a_model(edited, trial):
         ({"over": {"training.learning_rat": [1.0]}}, "training.learning_rat: unknown key"),
         ({"over": {"latent_dim": [1]}}, "over: expected keys of model, flow, training, evaluation, got latent_dim"),
         ({"over": {"training.learning_rate": {"low": 0.1, "high": 0.2, "log": True}}}, "a grid needs a list of values"),
-        ({"families": {"planar": {"variant": "planet", "num_transforms": [1]}}}, "planar.variant: expected one of"),
-        ({"families": {"none": {"variant": "vae", "num_transforms": [3]}}}, "flow.num_transforms: "),
+        ({"families": {"planet": {"flow": {"flow": "planet"}, "num_transforms": [1]}}}, "flow.flow: expected one of"),
+        ({"families": {"none": {"flow": {"flow": "none"}, "num_transforms": [3]}}}, "flow.num_transforms: "),
     ],
 )
 def test_mistakes_are_named(edited, edit, message):

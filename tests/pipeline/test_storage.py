@@ -1,0 +1,88 @@
+"""Storage that nodes share: whole files, arrays fetched once and checked, checkpoints of trials."""
+
+import tempfile
+
+import pytest
+import torch
+
+from flowvae.checkpoint import Checkpoint, Interval
+from flowvae.data.arrays import read_metadata
+from flowvae.errors import InputError
+from pipeline.distributed.arrays import local_arrays, share_arrays
+from pipeline.distributed.storage import Storage, StoredCheckpoints
+from pipeline.placement import find_placement
+
+
+@pytest.fixture
+def prepared(reproduced):
+    return reproduced.folder / "data/prepared"
+
+
+@pytest.fixture
+def on_a_node(tmp_path, monkeypatch, prepared):
+    """What a worker of a cluster gets that does not see the driver's folder."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "local"))
+    (tmp_path / "local").mkdir()
+    placement = find_placement(None, 1, 0, {"RAY_ADDRESS": "head:6379", "FLOWVAE_STORAGE": str(tmp_path / "storage")})
+    return lambda: local_arrays(tmp_path / "driver", read_metadata(prepared), placement)
+
+
+def test_a_node_fetches_once(on_a_node, prepared, tmp_path):
+    share_arrays(prepared, str(tmp_path / "storage"))
+    folder = on_a_node()
+    assert {path.name for path in folder.iterdir()} == {path.name for path in prepared.iterdir()}
+    assert all((folder / path.name).read_bytes() == path.read_bytes() for path in prepared.glob("*.npy"))
+    (tmp_path / "storage").rename(tmp_path / "gone")
+    assert on_a_node() == folder
+
+
+def test_damaged_arrays_are_found_out_and_leave_nothing(on_a_node, prepared, tmp_path):
+    name = share_arrays(prepared, str(tmp_path / "storage"))
+    path = tmp_path / f"storage/data/{name}/valid.npy"
+    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+    with pytest.raises(InputError, match=r"valid\.npy: damaged"):
+        on_a_node()
+    assert [path.suffix for path in (tmp_path / "local").rglob("*") if path.is_file()] == [".lock"]
+
+
+def test_arrays_that_were_never_shared(on_a_node):
+    with pytest.raises(InputError, match=r"metadata\.json: not in storage"):
+        on_a_node()
+
+
+def test_on_one_machine_nothing_is_copied(prepared, tmp_path):
+    placement = find_placement(None, 1, 0, {"FLOWVAE_STORAGE": str(tmp_path / "storage")})
+    assert local_arrays(prepared, read_metadata(prepared), placement) == prepared
+    assert not (tmp_path / "storage").exists()
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("", "expected an absolute folder or a URI"),
+        ("relative/folder", "expected an absolute folder or a URI"),
+        ("nonsense://x", "expected an absolute folder or a URI"),
+        ("s3://key:word@bucket/x", "holds credentials"),
+        ("s3://bucket/x?access_key=key&secret_key=word", "holds credentials"),
+    ],
+)
+def test_storages_that_make_no_sense(uri, message):
+    with pytest.raises(InputError, match=f"FLOWVAE_STORAGE: {message}") as error:
+        Storage.of(uri, "x")
+    assert "word" not in str(error.value)
+
+
+def test_checkpoints_of_a_trial(tmp_path, capsys):
+    storage = Storage.of(str(tmp_path), "trial")
+    checkpoints = StoredCheckpoints(storage, Interval.parse("1 steps"))
+    assert checkpoints.latest() is None
+    for step in (1, 2, 3):
+        checkpoints.offer(step, lambda step=step: Checkpoint(step, {"weight": torch.full((2,), float(step))}, {}))
+    assert len(storage.checkpoints()) == 2
+    assert StoredCheckpoints(storage, Interval.parse("1 steps")).latest().step == 3
+    newest = tmp_path / "trial" / storage.checkpoints()[0].rpartition("/")[2]
+    newest.write_bytes(newest.read_bytes()[:-1])
+    assert checkpoints.latest().step == 2
+    assert "damaged" in capsys.readouterr().err
+    checkpoints.remove()
+    assert not (tmp_path / "trial").exists()
