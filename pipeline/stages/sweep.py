@@ -38,11 +38,12 @@ def describe(params: Params, metadata: Metadata) -> str:
     """What all trials have in common, for the figure."""
     budget = params.sweep.chosen
     first = resolve(params, Point(*families_depths_seeds(params)[0], {}))
-    seeds = ", ".join(map(str, budget.seeds))
-    interval = "bars: 95% intervals over seeds" if len(budget.seeds) > 1 else "one seed, so no intervals"
+    several = len(budget.seeds) > 1
+    seeds = f"seeds {', '.join(map(str, budget.seeds))}" if several else f"seed {budget.seeds[0]}"
+    interval = "bars: 95% intervals over seeds" if several else "one seed, so no intervals"
     return (
         f"Sweep {params.sweep.budget!r}: {metadata.dataset}, {metadata.binarization} binarization\n"
-        f"{first['training'].epochs} epochs of {metadata.counts['train']:,} images, seeds {seeds} ({interval})"
+        f"{first['training'].epochs} epochs of {metadata.counts['train']:,} images, {seeds} ({interval})"
     )
 
 
