@@ -28,8 +28,9 @@ from pipeline.distributed.cluster import connect
 from pipeline.distributed.storage import Storage, StoredCheckpoints
 from pipeline.params import Params
 from pipeline.placement import Placement
+from pipeline.points import Point, families_depths_seeds, grid, resolve
 from pipeline.sweeps import Budget, Range
-from pipeline.trials import Point, Trial, families_depths_seeds, grid, resolve, row, run_trial, trial_at
+from pipeline.trials import Trial, row, run_trial, trial_at
 
 METRIC = "valid_negative_elbo"
 SHOWN = ("negative_elbo_nats", "nll_nats")  # beside it in the live table

@@ -15,7 +15,7 @@ from flowvae.errors import InputError
 from pipeline import paths
 from pipeline.files import read_json, write_json
 from pipeline.params import PARAMS, Params, check_models, read_yaml, unread_keys
-from pipeline.trials import check_sweep
+from pipeline.points import check_sweep
 
 PROBE_SECONDS = 2
 

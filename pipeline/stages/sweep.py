@@ -14,8 +14,9 @@ from pipeline import paths
 from pipeline.files import write_csv, write_text
 from pipeline.params import Params
 from pipeline.placement import find_placement
+from pipeline.points import Point, families_depths_seeds, nested, resolve
 from pipeline.report.depth import depth_figure
-from pipeline.trials import Point, columns, families_depths_seeds, nested, resolve
+from pipeline.trials import columns
 
 
 def run(params: Params) -> None:

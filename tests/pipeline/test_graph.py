@@ -8,7 +8,7 @@ from ruamel.yaml import YAML
 
 from pipeline.__main__ import PER_VARIANT, STAGES
 from pipeline.params import unread_keys
-from pipeline.trials import SCHEMAS
+from pipeline.points import SCHEMAS
 
 ROOT = Path(__file__).parents[2]
 # They start, place, check or narrate a run and change none of its results, so that editing them retrains nothing.

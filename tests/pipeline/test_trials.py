@@ -8,8 +8,9 @@ from flowvae.checkpoint import NoCheckpoints
 from flowvae.data.arrays import read_metadata
 from flowvae.errors import InputError
 from pipeline.params import load_params
+from pipeline.points import Point, check_sweep, grid, resolve
 from pipeline.sweeps import SweepConfig
-from pipeline.trials import Point, check_sweep, columns, grid, resolve, run_trial, trial_at
+from pipeline.trials import columns, run_trial, trial_at
 
 
 @pytest.fixture
