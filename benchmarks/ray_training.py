@@ -23,6 +23,7 @@ from flowvae.training import TrainingConfig, fit
 from flowvae.vae import build_vae
 from flowvae.workers import Alone, Workers
 from pipeline.params import load_params
+from pipeline.placement import find_placement
 
 VARIANT, ROUNDS, RUNS = "vae", 5, 3
 STEPS = {96: 150, 512: 40}  # by global batch
@@ -31,6 +32,7 @@ WARM_STEPS = 10
 
 def measure() -> list[dict[str, object]]:
     """Rounds of: this process, one Ray worker, two Ray workers; one thread each."""
+    from pipeline.distributed.cluster import connect
     from pipeline.distributed.training import ray, workers_here
 
     params = load_params(Path("params.yaml"))
@@ -45,7 +47,7 @@ def measure() -> list[dict[str, object]]:
         torch.set_num_threads(1)
         return speeds(config, workers_here())
 
-    ray.init(address="local", num_cpus=2, log_to_driver=False)
+    connect(find_placement("2", 2, 0, {}))  # as the train stage does
     found: dict[str, list[dict[int, float]]] = {"fit": [], "one": [], "two": []}
     for _ in range(ROUNDS):
         found["fit"].append(speeds(config, Alone()))
