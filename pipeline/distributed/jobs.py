@@ -18,6 +18,7 @@ EXCLUDED = [
     *("/data", "/models", "/logs", "/checkpoints", "/timings", "/tests", "/benchmarks"),
 ]  # as in .gitignore
 SECONDS_BETWEEN_LOOKS = 2
+SECONDS_TO_START = 25  # of a cluster, until it takes jobs
 SECONDS_OF_SILENCE = 300  # without any answer from the cluster, after which following ends; the job goes on
 
 
@@ -42,6 +43,16 @@ class Jobs:
 
     def submit(self, job: str, entrypoint: str, folder: Path, variables: dict[str, str]) -> None:
         """Send the project's folder, without what is in no git, and start the job under this name."""
+        started = time.monotonic()
+        while True:
+            try:
+                return self._submit(job, entrypoint, folder, variables)
+            except InputError as error:  # a cluster that has just started has nobody yet to run jobs
+                if "No available agent" not in str(error) or time.monotonic() - started > SECONDS_TO_START:
+                    raise
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+
+    def _submit(self, job: str, entrypoint: str, folder: Path, variables: dict[str, str]) -> None:
         environment = {"working_dir": str(folder), "excludes": EXCLUDED, "env_vars": variables}
         answered(
             self.address,

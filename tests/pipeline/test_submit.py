@@ -31,7 +31,8 @@ def cluster(folder, **changes):
     with ExitStack() as nodes:
 
         def start_node(name, *arguments):
-            process = nodes.enter_context(ray_node(folder / name, *arguments, **changes))
+            agent = f"--dashboard-agent-listen-port={free_port()}"  # else nodes, and other clusters, fight for one
+            process = nodes.enter_context(ray_node(folder / name, *arguments, agent, **changes))
             assert wait_for(lambda: "Ray runtime started" in (folder / name / "output.txt").read_text(), process)
             return process
 
