@@ -15,11 +15,13 @@ from pathlib import Path
 
 from dvc.repo import Repo
 
+from flowvae.data.arrays import read_metadata
 from flowvae.errors import InputError
 from flowvae.files import sha256
 from pipeline import paths
 from pipeline.distributed.arrays import fetch_arrays
 from pipeline.distributed.storage import Storage
+from pipeline.files import write_json
 from pipeline.home import MANIFEST
 
 DATA_STAGES = ("fetch", "prepare")
@@ -45,6 +47,7 @@ def run(storage: str, name: str, targets: list[str]) -> None:
     """Raises InputError if the storage cannot be read, or a stage fails."""
     results = Storage.of(storage, f"jobs/{name}")
     fetch_arrays(paths.PREPARED, storage, results.read("data").decode())
+    write_json(paths.SOURCE, {"source": read_metadata(paths.PREPARED).source})  # as the stage fetch does
     with Repo(config={"core": {"no_scm": True}}) as repo:
         for stage in DATA_STAGES:  # the data are those that came with the job
             repo.freeze(stage)

@@ -126,7 +126,7 @@ def test_a_variant_comes_home(copy, tmp_path):
     assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-3000:]
     assert stages_run(ran) == {"train@planar-4-0", "evaluate@planar-4-0"}  # there
     assert ran.stdout.count("Running stage 'train@planar-4-0'") == 1
-    assert "brought home train@planar-4-0, evaluate@planar-4-0" in ran.stdout
+    assert "brought home evaluate@planar-4-0, train@planar-4-0" in ran.stdout
     assert (copy / "models/planar-4-0/model.safetensors").is_file()
     assert is_clean(copy)
 
