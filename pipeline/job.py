@@ -58,7 +58,7 @@ def run(storage: str, name: str, targets: list[str]) -> None:
     manifest = {}
     with Repo() as repo:
         stages = {stage.addressing: stage for target in targets for stage in repo.stage.collect(target, with_deps=True)}
-        for address, stage in stages.items():
+        for address, stage in sorted(stages.items()):
             if address not in DATA_STAGES:
                 manifest[address] = {path: sha256(Path(path)) for out in stage.outs for path in files_of(out.def_path)}
     for files in manifest.values():
