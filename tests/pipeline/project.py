@@ -1,5 +1,6 @@
 """Copies of the project with a tiny experiment, and its commands as users start them."""
 
+import csv
 import os
 import re
 import shutil
@@ -129,6 +130,12 @@ def shrink(params: Any) -> None:
 def stages_run(ran: subprocess.CompletedProcess[str]) -> set[str]:
     """Stages that DVC ran but for fetch, which always runs."""
     return set(re.findall(r"^Running stage '(.+)':$", ran.stdout + ran.stderr, re.MULTILINE)) - {"fetch"}
+
+
+def sweep_rows(project: Path) -> list[dict[str, str]]:
+    """The table that the sweep left."""
+    with (project / "reports/sweep.csv").open() as file:
+        return list(csv.DictReader(file))
 
 
 def fill(disk: Path) -> None:

@@ -1,6 +1,5 @@
 """Work sent to a real Ray cluster of three nodes, by folder and by S3, and its results brought home."""
 
-import csv
 import json
 import os
 import secrets
@@ -13,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 import pyarrow.fs
 import pytest
 from killing import NO_PROXY, free_port, kill_group, ray_node, wait_for
-from project import command, commit, dvc, edit_params, environment, stages_run
+from project import command, commit, dvc, edit_params, environment, stages_run, sweep_rows
 
 pytestmark = pytest.mark.slow
 ENDING = 30  # seconds within which a mistake must be named
@@ -63,11 +62,6 @@ def said(project):
     return (project / "submit.txt").read_text()
 
 
-def rows(project):
-    with (project / "reports/sweep.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
 def is_clean(project):
     return set(json.loads(dvc(project, "status", "--json").stdout)) <= {"fetch", "report"}
 
@@ -92,7 +86,7 @@ def at_home(copy, tmp_path):
     shutil.rmtree(here / "checkpoints", ignore_errors=True)
     shutil.rmtree(copy / "checkpoints", ignore_errors=True)
     dvc(here, "repro", "sweep", **NO_PROXY)
-    return rows(here)
+    return sweep_rows(here)
 
 
 def test_a_sweep_comes_home_though_a_node_dies_and_the_connection_drops(copy, at_home, tmp_path):
@@ -111,7 +105,7 @@ def test_a_sweep_comes_home_though_a_node_dies_and_the_connection_drops(copy, at
         job = next(word for word in said(copy).split() if word.startswith("flowvae-")).rstrip(";")
         ran = submit(copy, "--address", address, "--attach", job, **where)
     assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-3000:]
-    assert rows(copy) == at_home
+    assert sweep_rows(copy) == at_home
     assert is_clean(copy)
     token = (tmp_path / "token").read_text()
     everything = ran.stdout + ran.stderr + said(copy)
@@ -215,7 +209,7 @@ def test_a_sweep_comes_home_by_s3(copy, at_home, bucket, tmp_path):
             AWS_ACCESS_KEY_ID="",
             AWS_SECRET_ACCESS_KEY="",
         )
-    assert rows(copy) == at_home
+    assert sweep_rows(copy) == at_home
     assert is_clean(copy)
     assert credentials["AWS_SECRET_ACCESS_KEY"] not in ran.stdout + ran.stderr
     assert without.returncode == 1

@@ -1,6 +1,5 @@
 """The sweep stage, on real Ray Tune."""
 
-import csv
 import json
 import sys
 import time
@@ -9,7 +8,7 @@ from contextlib import suppress
 import psutil
 import pytest
 from killing import NO_PROXY, kill_group, start_stage, wait_for
-from project import command, edit_params, stage
+from project import command, edit_params, stage, sweep_rows
 from ruamel.yaml import YAML
 
 from pipeline.params import load_params
@@ -24,12 +23,16 @@ def edit_sweep(project, **changes):
 def sweep(project, **changes):
     ran = stage(project, "sweep", **NO_PROXY, **changes)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    return rows(project)
+    return sweep_rows(project)
 
 
-def rows(project):
-    with (project / "reports/sweep.csv").open() as file:
-        return list(csv.DictReader(file))
+def undisturbed_sweep(project):
+    """The table of a sweep that lasts long enough to be killed in; its trials are forgotten then."""
+    edit_sweep(project, settings={"training": {"epochs": 40, "batch_size": 100}})
+    expected = sweep(project)
+    for path in (project / "checkpoints/trials").iterdir():
+        path.unlink()
+    return expected
 
 
 def kept(project):
@@ -37,7 +40,7 @@ def kept(project):
 
 
 def test_what_dvc_repro_left(reproduced):
-    table = rows(reproduced.folder)
+    table = sweep_rows(reproduced.folder)
     assert [(row["family"], row["num_transforms"]) for row in table] == [
         ("none", "0"),
         ("planar", "1"),
@@ -58,13 +61,13 @@ def test_what_dvc_repro_left(reproduced):
 def test_a_trial_gives_the_numbers_of_the_train_and_evaluate_stages(reproduced):
     """The plain VAE is in the table and in the sweep, with the same settings."""
     metrics = json.loads((reproduced.folder / "metrics/vae-0.json").read_text())
-    row = rows(reproduced.folder)[0]
+    row = sweep_rows(reproduced.folder)[0]
     for name in ("negative_elbo_nats", "nll_nats", "kl_stderr"):
         assert float(row[name]) == pytest.approx(metrics[name], abs=1e-4)
 
 
 def test_only_what_is_new_is_trained(files):
-    before, known = rows(files), kept(files)
+    before, known = sweep_rows(files), kept(files)
     assert len(known) == 3
     edit_sweep(files, families={"planar": PLANAR | {"num_transforms": [1, 2, 3]}})
     after = sweep(files)
@@ -75,7 +78,7 @@ def test_only_what_is_new_is_trained(files):
 
 
 def test_nothing_new_needs_no_cluster(files):
-    before, started = rows(files), time.monotonic()
+    before, started = sweep_rows(files), time.monotonic()
     assert sweep(files, RAY_ADDRESS="127.0.0.1:9") == before
     assert time.monotonic() - started < 60
 
@@ -125,10 +128,7 @@ def test_searches(files, name):
 @pytest.mark.slow
 def test_a_killed_sweep_goes_on_where_it_stopped(files):
     """Killed as a whole in the middle of trials, again and again: the table of one that was left alone."""
-    edit_sweep(files, settings={"training": {"epochs": 40, "batch_size": 100}})
-    expected = sweep(files)
-    for path in (files / "checkpoints/trials").iterdir():
-        path.unlink()
+    expected = undisturbed_sweep(files)
     resumed = 0
     for _ in range(3):
         process = start_stage(files, "sweep")
@@ -142,10 +142,7 @@ def test_a_killed_sweep_goes_on_where_it_stopped(files):
 
 @pytest.mark.slow
 def test_a_killed_worker_is_retried(files):
-    edit_sweep(files, settings={"training": {"epochs": 40, "batch_size": 100}})
-    expected = sweep(files)
-    for path in (files / "checkpoints/trials").iterdir():
-        path.unlink()
+    expected = undisturbed_sweep(files)
     process = start_stage(files, "sweep")
     assert wait_for(lambda: any(files.glob("checkpoints/*/*.safetensors")), process)
     actors = []
@@ -157,7 +154,7 @@ def test_a_killed_worker_is_retried(files):
     assert actors, "no trial was running"
     actors[0].kill()
     assert process.wait(300) == 0, (files / "output.txt").read_text()[-3000:]
-    assert rows(files) == expected
+    assert sweep_rows(files) == expected
 
 
 @pytest.mark.slow
