@@ -14,6 +14,7 @@ from flowvae.files import write_atomically
 BENCHMARKS = (
     "flow_speed",
     "threads",
+    "allocator",
     "fit_over_bare_loop",
     "ray_training",
     "scaling",

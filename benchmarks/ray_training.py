@@ -22,6 +22,7 @@ from flowvae.data.images import ImageSet
 from flowvae.training import TrainingConfig, fit
 from flowvae.vae import build_vae
 from flowvae.workers import Alone, Workers
+from pipeline.device import keep_freed_memory
 from pipeline.params import load_params
 from pipeline.placement import find_placement
 
@@ -79,6 +80,7 @@ def measure() -> list[dict[str, object]]:
 
 def speeds(config: dict[str, Any], workers: Workers) -> dict[int, float]:
     """Images/s of fit by batch size, each the median of RUNS."""
+    keep_freed_memory()  # as every process that trains does
     images = open_images(config["folder"], "train", torch.device("cpu"))
     found = {}
     for batch, steps in STEPS.items():

@@ -53,13 +53,14 @@ def speeds() -> dict[tuple[str, str], float]:
     return {key: median(values) for key, values in found.items()}
 
 
-def run(variant: str, settings: dict[str, str]) -> float:
+def run(variant: str, settings: dict[str, str], batch_size: int | None = None) -> float:
+    """Images/s of training steps in a process of its own, at the default batch size if none is given."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
-    command = [sys.executable, "-m", "benchmarks.threads", variant]
+    command = [sys.executable, "-m", "benchmarks.threads", variant, *([str(batch_size)] if batch_size else [])]
     return float(subprocess.run(command, env=inherited | settings, check=True, capture_output=True, text=True).stdout)
 
 
-def steps(variant: str) -> float:
+def steps(variant: str, batch_size: str | None = None) -> float:
     """Images/s of training steps in this process."""
     import torch
 
@@ -70,7 +71,8 @@ def steps(variant: str) -> float:
     params = load_params(Path("params.yaml"))
     vae = build_vae(params.vae_config(variant, IMAGE_SHAPES[params.data.name]), seed=0)
     optimizer = torch.optim.AdamW(vae.parameters(), fused=True)
-    x = (torch.rand(params.training.batch_size, *IMAGE_SHAPES[params.data.name]) < 0.2).float()
+    count = int(batch_size or params.training.batch_size)
+    x = (torch.rand(count, *IMAGE_SHAPES[params.data.name]) < 0.2).float()
     times = []
     for _ in range(STEPS):
         started = time.perf_counter()
@@ -82,4 +84,4 @@ def steps(variant: str) -> float:
 
 
 if __name__ == "__main__":
-    print(steps(sys.argv[1]))
+    print(steps(*sys.argv[1:]))

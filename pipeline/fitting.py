@@ -18,7 +18,7 @@ from flowvae.training_state import EpochRecord
 from flowvae.vae import VAE, VAEConfig, build_vae
 from flowvae.workers import Alone, Workers
 from pipeline import paths
-from pipeline.device import describe_device, pick_device
+from pipeline.device import describe_device, keep_freed_memory, pick_device
 from pipeline.files import write_text
 from pipeline.progress import TrainingProgress
 
@@ -115,6 +115,7 @@ def fit_task(
         InputError: the data are missing or damaged, or the device cannot do what the task wants.
         NonFiniteLossError: training diverged.
     """
+    keep_freed_memory()
     check_precision(task.training.precision, device)
     images, valid = (open_images(task.prepared, split, device) for split in ("train", "valid"))
     vae = build_vae(task.vae, seed=task.seed).to(device)

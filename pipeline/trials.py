@@ -16,6 +16,7 @@ from flowvae.evaluation import evaluate
 from flowvae.training import fit
 from flowvae.training_state import EpochRecord
 from flowvae.vae import VAEConfig, build_vae
+from pipeline.device import keep_freed_memory
 from pipeline.fitting import Task, check_precision
 from pipeline.params import Params
 from pipeline.points import Point, resolve
@@ -89,6 +90,7 @@ def run_trial(
         NonFiniteLossError: training diverged.
     """
     task = trial.task
+    keep_freed_memory()
     check_precision(task.training.precision, device)
     images, valid, test = (open_images(prepared, split, device) for split in ("train", "valid", "test"))
     vae = build_vae(task.vae, seed=task.seed).to(device)

@@ -14,7 +14,7 @@ from flowvae.randomness import generator
 from flowvae.vae import VAE
 from flowvae.weights import load
 from pipeline import paths
-from pipeline.device import describe_device, pick_device
+from pipeline.device import describe_device, keep_freed_memory, pick_device
 from pipeline.files import read_json, write_json, write_png
 from pipeline.grids import image_grid
 from pipeline.params import Params, run_key
@@ -28,6 +28,7 @@ def run(params: Params, variant: str, seed: int) -> None:
     key, config = run_key(variant, seed), params.evaluation
     params.check_run(variant, seed)
     device = pick_device()
+    keep_freed_memory()
     images = open_images(paths.PREPARED, "test", device)
     vae = load(paths.MODELS / key, device)
     trained = read_json(paths.MODELS / key / "training.json")
