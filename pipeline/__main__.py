@@ -30,9 +30,8 @@ def main() -> int:
     except InputError as error:
         return complain(options.stage, str(error))
     except OSError as error:  # a full disk, a folder without permission
-        return complain(
-            options.stage, f"{error.filename or 'writing'}: {error.strerror}; make room or mend it, and run again"
-        )
+        reason = error.strerror or " ".join(str(error).split())
+        return complain(options.stage, f"{error.filename or 'writing'}: {reason}; make room or mend it, and run again")
     except KeyboardInterrupt:
         return complain(options.stage, "interrupted; run again to go on")
     return 0

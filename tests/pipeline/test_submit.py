@@ -130,7 +130,11 @@ def test_mistakes_are_one_line_and_soon(copy, tmp_path):
         where = settings(tmp_path, tmp_path / "storage")
         (tmp_path / "other").write_text(secrets.token_hex(16))
         mistakes = {
-            "token is missing or not the cluster's": ({"RAY_AUTH_TOKEN_PATH": str(tmp_path / "other")}, address),
+            "does not let us in (Authentication failed": ({"RAY_AUTH_TOKEN_PATH": str(tmp_path / "other")}, address),
+            "does not let us in (RAY_AUTH_TOKEN_PATH is set": (
+                {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "none")},
+                address,
+            ),
             "--address: 127.0.0.1:9 cannot be reached": ({}, "http://127.0.0.1:9"),
             "--address: expected http://HOST:PORT": ({}, "nonsense"),
             "FLOWVAE_STORAGE: expected an absolute folder": ({"FLOWVAE_STORAGE": ""}, address),
@@ -156,10 +160,11 @@ def bucket(tmp_path):
     key, secret = "key", secrets.token_hex(16)
     identities = [{"name": "t", "credentials": [{"accessKey": key, "secretKey": secret}], "actions": ["Admin"]}]
     (folder / "s3.json").write_text(json.dumps({"identities": identities}))
-    ports = [f"-{name}.port={free_port()}" for name in ("master", "volume", "filer")]
+    grpc = [f"-{name}.port.grpc={free_port()}" for name in ("master", "volume", "filer", "s3")]
+    ports = [f"-{name}.port={free_port()}" for name in ("master", "volume", "filer")] + grpc
     with (folder / "output.txt").open("wb") as output:
         process = subprocess.Popen(
-            [weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-s3", f"-s3.port={port}",
+            [weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", f"-s3.port={port}",
              f"-s3.config={folder / 's3.json'}", *ports],
             stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
