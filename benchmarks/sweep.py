@@ -16,7 +16,7 @@ import torch
 from flowvae.checkpoint import NoCheckpoints
 from flowvae.data.arrays import read_metadata
 from pipeline.params import Params, load_params
-from pipeline.placement import find_placement
+from pipeline.placement import find_trial_placement
 from pipeline.sweeps import Budget, SweepConfig
 from pipeline.trials import run_trial
 
@@ -32,7 +32,7 @@ def measure() -> list[dict[str, object]]:
     alone, together = [], []
     for _ in range(ROUNDS):
         with TemporaryDirectory() as storage:
-            placement = find_placement(None, 1, 0, os.environ | {"FLOWVAE_STORAGE": storage})
+            placement = find_trial_placement(1, 0, os.environ | {"FLOWVAE_STORAGE": storage})
             sweep = Sweep(params, read_metadata(prepared), prepared, placement)
             trials = [sweep.trial(point) for point in grid(params)]
             started = time.perf_counter()

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from flowvae.checkpoint import CheckpointFolder, Checkpoints, Interval
-from flowvae.data.arrays import open_images, read_metadata
+from flowvae.data.arrays import open_images
 from flowvae.errors import InputError
 from flowvae.training import TrainingConfig, epochs_for, fit
 from flowvae.training_state import EpochRecord
@@ -32,6 +32,7 @@ class Task:
         vae: the model.
         training: the optimization.
         seed: of both.
+        data: SHA-256 of each array, by name.
         prepared: the folder of the arrays.
         logs: the folder for what the run says.
         profile: whether to profile a step.
@@ -41,6 +42,7 @@ class Task:
     vae: VAEConfig
     training: TrainingConfig
     seed: int
+    data: Mapping[str, str]
     prepared: Path
     logs: Path
     profile: bool
@@ -52,7 +54,7 @@ class Task:
             "vae": self.vae.model_dump(mode="json"),
             "training": self.training.model_dump(mode="json"),
             "seed": self.seed,
-            "data": read_metadata(self.prepared).sha256,
+            "data": self.data,
             "code": code_hash(),
             "torch": torch.__version__,
         }
@@ -100,7 +102,13 @@ def warn(line: str) -> None:
 
 
 def fit_task(
-    task: Task, device: torch.device, workers: Workers, checkpoints: Checkpoints, *, speaks: bool
+    task: Task,
+    device: torch.device,
+    workers: Workers,
+    checkpoints: Checkpoints,
+    *,
+    speaks: bool,
+    on_epoch: Callable[[EpochRecord], None] = lambda record: None,
 ) -> tuple[VAE, list[EpochRecord], float]:
     """The trained model, its learning curve, and images/s.
 
@@ -110,6 +118,7 @@ def fit_task(
         workers: who shares the work.
         checkpoints: of the run.
         speaks: whether this worker is the one that shows progress and writes logs.
+        on_epoch: called after each epoch of a worker that does not speak.
 
     Raises:
         InputError: the data are missing or damaged, or the device cannot do what the task wants.
@@ -121,7 +130,7 @@ def fit_task(
     vae = build_vae(task.vae, seed=task.seed).to(device)
     where = {"seed": task.seed, "workers": workers, "checkpoints": checkpoints}
     if not speaks:
-        return vae, fit(vae, images, valid, task.training, **where), 0.0
+        return vae, fit(vae, images, valid, task.training, **where, on_epoch=on_epoch), 0.0
     with TrainingProgress(task.key, task.logs, len(images), epochs_for(len(images), task.training)) as progress:
         profiler = StepProfiler(task.logs, task.key) if task.profile else None
         records = fit(

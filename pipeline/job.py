@@ -48,11 +48,11 @@ def run(storage: str, name: str, targets: list[str]) -> None:
     results = Storage.of(storage, f"jobs/{name}")
     fetch_arrays(paths.PREPARED, storage, results.read("data").decode())
     write_json(paths.SOURCE, {"source": read_metadata(paths.PREPARED).source})  # as the stage fetch does
-    with Repo(config={"core": {"no_scm": True}}) as repo:
-        for stage in DATA_STAGES:  # the data are those that came with the job
-            repo.freeze(stage)
     dvc = [sys.executable, "-m", "dvc"]
     subprocess.run([*dvc, "config", "--local", "core.no_scm", "true"], check=True)
+    with Repo() as repo:
+        for stage in DATA_STAGES:  # the data are those that came with the job
+            repo.freeze(stage)
     if code := subprocess.run([*dvc, "repro", *targets], check=False).returncode:
         raise InputError(f"dvc repro {' '.join(targets)} failed with exit code {code}; the log above says why")
     manifest = {}

@@ -1,12 +1,13 @@
 """Where a training run happens: from the command line and the environment, never from params.yaml.
 
-FLOWVAE_WORKERS           2, or 1-4 for as many as there is room for; unset: this process
-FLOWVAE_CPUS_PER_WORKER   threads of each worker; 1 if unset
-FLOWVAE_DEVICE            cpu or cuda; unset: the GPU where there is one
-RAY_ADDRESS               a running Ray cluster
-FLOWVAE_STORAGE           a folder or bucket that all nodes see, for checkpoints; unset: checkpoints/
-FLOWVAE_CHECKPOINT_EVERY  '60 s' (if unset) or '500 steps'
-FLOWVAE_MAX_FAILURES      how often Ray restarts its workers; 10 if unset
+FLOWVAE_WORKERS            2, or 1-4 for as many as there is room for; unset: this process
+FLOWVAE_WORKERS_PER_TRIAL  the same for each trial of a sweep; unset: one process
+FLOWVAE_CPUS_PER_WORKER    threads of each worker; 1 if unset
+FLOWVAE_DEVICE             cpu or cuda; unset: the GPU where there is one
+RAY_ADDRESS                a running Ray cluster
+FLOWVAE_STORAGE            a folder or bucket that all nodes see, for checkpoints; unset: checkpoints/
+FLOWVAE_CHECKPOINT_EVERY   '60 s' (if unset) or '500 steps'
+FLOWVAE_MAX_FAILURES       how often Ray restarts its workers; 10 if unset
 """
 
 import re
@@ -23,10 +24,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Placement:
-    """Which processes train one variant.
+    """Which processes train one variant, or one trial of a sweep.
 
     Args:
-        workers: the smallest and the largest number of Ray workers; None for this process alone.
+        workers: the smallest and the largest number of Ray workers; None for one process alone.
         cpus_per_worker: threads of a Ray worker.
         use_gpu: one GPU per Ray worker.
         address: of a running Ray cluster; None to start one here.
@@ -65,31 +66,55 @@ def find_placement(workers: str | None, num_cpus: int, num_gpus: int, environmen
     Raises:
         InputError: a value makes no sense.
     """
-
-    def read(name: str, parse: Callable[[str], T], default: str) -> T:
-        try:
-            return parse(environment.get(name) or default)
-        except (ValueError, InputError) as error:
-            raise InputError(f"{name}: {error}") from None
-
     device = environment.get("FLOWVAE_DEVICE", "")
     address = environment.get("RAY_ADDRESS") or None
-    use_gpu = device.startswith("cuda") or (not device and num_gpus > 0)
     default = str(num_gpus) if not device and num_gpus > 1 else "1" if address else ""
     try:
-        asked = parse_workers(workers) if workers else read("FLOWVAE_WORKERS", parse_workers, default)
+        asked = parse_workers(workers) if workers else read(environment, "FLOWVAE_WORKERS", parse_workers, default)
     except InputError as error:
         raise InputError(str(error) if not workers else f"--workers: {error}") from None
-    each = 1 if address or not asked else max(1, num_cpus // asked[1])
+    return placement_of(asked, num_cpus, num_gpus, environment)
+
+
+def find_trial_placement(num_cpus: int, num_gpus: int, environment: Mapping[str, str]) -> Placement:
+    """Where each trial of a sweep is trained: in one process of Ray's, or by several workers.
+
+    Args:
+        num_cpus: threads that this process would use.
+        num_gpus: of this machine.
+        environment: of this process.
+
+    Raises:
+        InputError: a value makes no sense.
+    """
+    asked = read(environment, "FLOWVAE_WORKERS_PER_TRIAL", parse_workers, "")
+    return placement_of(asked if asked != (1, 1) else None, num_cpus, num_gpus, environment)
+
+
+def placement_of(
+    workers: tuple[int, int] | None, num_cpus: int, num_gpus: int, environment: Mapping[str, str]
+) -> Placement:
+    """So many workers, and all else from the environment."""
+    device = environment.get("FLOWVAE_DEVICE", "")
+    address = environment.get("RAY_ADDRESS") or None
+    each = 1 if address or not workers else max(1, num_cpus // workers[1])
     return Placement(
-        workers=asked,
-        cpus_per_worker=read("FLOWVAE_CPUS_PER_WORKER", positive, str(each)),
-        use_gpu=use_gpu,
+        workers=workers,
+        cpus_per_worker=read(environment, "FLOWVAE_CPUS_PER_WORKER", positive, str(each)),
+        use_gpu=device.startswith("cuda") or (not device and num_gpus > 0),
         address=address,
         storage=environment.get("FLOWVAE_STORAGE") or str(paths.CHECKPOINTS.resolve()),
-        interval=read("FLOWVAE_CHECKPOINT_EVERY", Interval.parse, "60 s"),
-        max_failures=read("FLOWVAE_MAX_FAILURES", positive, "10"),
+        interval=read(environment, "FLOWVAE_CHECKPOINT_EVERY", Interval.parse, "60 s"),
+        max_failures=read(environment, "FLOWVAE_MAX_FAILURES", positive, "10"),
     )
+
+
+def read(environment: Mapping[str, str], name: str, parse: Callable[[str], T], default: str) -> T:
+    """The value of a variable, or InputError that names it."""
+    try:
+        return parse(environment.get(name) or default)
+    except (ValueError, InputError) as error:
+        raise InputError(f"{name}: {error}") from None
 
 
 def parse_workers(text: str) -> tuple[int, int] | None:

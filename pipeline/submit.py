@@ -26,8 +26,8 @@ from pipeline.params import PARAMS, Params, load_params, run_key
 if TYPE_CHECKING:
     from pipeline.distributed.storage import Storage
 
-VARIABLES = ("FLOWVAE_STORAGE", "FLOWVAE_WORKERS", "FLOWVAE_CPUS_PER_WORKER", "FLOWVAE_DEVICE",
-             "FLOWVAE_CHECKPOINT_EVERY", "FLOWVAE_MAX_FAILURES")  # fmt: skip
+VARIABLES = ("FLOWVAE_STORAGE", "FLOWVAE_WORKERS", "FLOWVAE_WORKERS_PER_TRIAL", "FLOWVAE_CPUS_PER_WORKER",
+             "FLOWVAE_DEVICE", "FLOWVAE_CHECKPOINT_EVERY", "FLOWVAE_MAX_FAILURES")  # fmt: skip
 DEFAULT = ("evaluate", "sweep")
 SOURCES = ("params.yaml", "dvc.yaml", "flowvae", "pipeline")  # what results depend on, data aside
 

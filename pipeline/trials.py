@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,10 @@ from flowvae.checkpoint import Checkpoints
 from flowvae.config import EvaluationConfig
 from flowvae.data.arrays import Metadata, open_images
 from flowvae.evaluation import evaluate
-from flowvae.training import fit
 from flowvae.training_state import EpochRecord
-from flowvae.vae import VAEConfig, build_vae
-from pipeline.device import keep_freed_memory
-from pipeline.fitting import Task, check_precision
+from flowvae.vae import VAE, VAEConfig
+from flowvae.workers import Alone
+from pipeline.fitting import Task, fit_task
 from pipeline.params import Params
 from pipeline.points import Point, resolve
 from pipeline.scores import flat_metrics
@@ -72,7 +71,7 @@ def trial_at(params: Params, point: Point, metadata: Metadata, prepared: Path) -
     sections = resolve(params, point)
     key = f"{point.family}-{point.num_transforms}-{point.seed}"
     vae = VAEConfig(model=sections["model"], flow=sections["flow"], image_shape=metadata.image_shape)
-    task = Task(key, vae, sections["training"], point.seed, prepared, prepared.parent, profile=False)
+    task = Task(key, vae, sections["training"], point.seed, metadata.sha256, prepared, prepared.parent, profile=False)
     return Trial(point, task, sections["evaluation"])
 
 
@@ -89,13 +88,21 @@ def run_trial(
         InputError: the data are missing or damaged, or the device cannot do what the trial wants.
         NonFiniteLossError: training diverged.
     """
-    task = trial.task
-    keep_freed_memory()
-    check_precision(task.training.precision, device)
-    images, valid, test = (open_images(prepared, split, device) for split in ("train", "valid", "test"))
-    vae = build_vae(task.vae, seed=task.seed).to(device)
-    records = fit(vae, images, valid, task.training, seed=task.seed, checkpoints=checkpoints, on_epoch=on_epoch)
-    scores = flat_metrics(evaluate(vae, test, trial.evaluation), vae)
+    task = replace(trial.task, prepared=prepared)
+    vae, records, _ = fit_task(task, device, Alone(), checkpoints, speaks=False, on_epoch=on_epoch)
+    return score_trial(trial, vae, records, prepared, device)
+
+
+def score_trial(
+    trial: Trial, vae: VAE, records: list[EpochRecord], prepared: Path, device: torch.device
+) -> dict[str, Any]:
+    """The row of a trial whose model has been trained.
+
+    Raises:
+        InputError: the data are missing or damaged.
+    """
+    test = open_images(prepared, "test", device)
+    scores = flat_metrics(evaluate(vae.to(device), test, trial.evaluation), vae)
     return row(trial, "finished") | {
         "valid_negative_elbo": round(min(record.valid_negative_elbo for record in records), 4),
         "epochs": len(records),

@@ -13,7 +13,7 @@ import ray.train.collective
 import ray.train.torch
 import torch
 import torch.distributed
-from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ from pipeline.distributed.storage import Storage, StorageError
 from pipeline.fitting import Fitted, Task, fit_task
 from pipeline.placement import Placement
 
+EPOCH, METRIC = "epoch", "valid_negative_elbo"  # what trials report
 STEPS_BETWEEN_LOOKS = 10  # at the clock, whose answer all workers must share
 
 
@@ -45,20 +46,36 @@ def fit_on_ray(task: Task, placement: Placement) -> Fitted:
         InputError: Ray cannot be reached, the run failed too often, or a worker met a mistake of the user's.
         NonFiniteLossError: training diverged.
     """
-    storage = Storage.of(placement.storage, task.run_id)
     if placement.address:
         share_arrays(task.prepared, placement.storage)
     connect(placement)
     try:
-        result = trainer(task, placement, storage).fit()
+        return fit_group(task, placement, Storage.of(placement.storage, task.run_id))
+    finally:
+        ray.shutdown()
+
+
+def fit_group(task: Task, placement: Placement, storage: Storage, on_report: UserCallback | None = None) -> Fitted:
+    """Fit on a group of workers of the cluster that this process is connected to.
+
+    Args:
+        task: what to fit; its arrays are in `prepared` on this node.
+        placement: of the group.
+        storage: of the run.
+        on_report: if given, the run is a trial: it says nothing in the terminal, and this hears of each epoch.
+
+    Raises:
+        InputError: the run failed too often, or a worker met a mistake of the user's.
+        NonFiniteLossError: training diverged.
+    """
+    try:
+        result = trainer(task, placement, storage, on_report).fit()
     except ray.train.TrainingFailedError as error:
         reason = str(error).strip().splitlines()[-1]
         raise InputError(
             f"{task.key}: Ray gave up after {placement.max_failures} failures of its workers ({reason}); "
             f"its checkpoints are in {placement.storage}; run again to go on"
         ) from error
-    finally:
-        ray.shutdown()
     outcome = result.return_value
     if isinstance(outcome, Exception):
         raise outcome
@@ -68,7 +85,9 @@ def fit_on_ray(task: Task, placement: Placement) -> Fitted:
     return Fitted(vae, *rest, forget=storage.remove)
 
 
-def trainer(task: Task, placement: Placement, storage: Storage) -> ray.train.torch.TorchTrainer:
+def trainer(
+    task: Task, placement: Placement, storage: Storage, on_report: UserCallback | None
+) -> ray.train.torch.TorchTrainer:
     low, high = placement.workers
     resources = {"CPU": placement.cpus_per_worker} | ({"GPU": 1} if placement.use_gpu else {})
     return ray.train.torch.TorchTrainer(
@@ -78,6 +97,7 @@ def trainer(task: Task, placement: Placement, storage: Storage) -> ray.train.tor
             "metadata": read_metadata(task.prepared),
             "placement": placement,
             "storage": storage,
+            "is_trial": on_report is not None,
         },
         scaling_config=ScalingConfig(
             num_workers=low if low == high else (low, high),
@@ -92,6 +112,7 @@ def trainer(task: Task, placement: Placement, storage: Storage) -> ray.train.tor
             checkpoint_config=CheckpointConfig(num_to_keep=KEPT),
             failure_config=FailureConfig(max_failures=placement.max_failures),
             logging_config=LoggingConfig(log_level="WARNING"),
+            callbacks=[on_report] if on_report else [],
         ),
     )
 
@@ -103,6 +124,7 @@ def work(config: dict[str, Any]) -> tuple[bytes, list[EpochRecord], float, str] 
     """
     task, placement = config["task"], config["placement"]
     first = ray.train.get_context().get_world_rank() == 0
+    how = {"speaks": False, "on_epoch": report_epoch} if config["is_trial"] else {"speaks": first}
     device = ray.train.torch.get_device()
     if device.type == "cuda":
         torch.use_deterministic_algorithms(True)
@@ -111,7 +133,7 @@ def work(config: dict[str, Any]) -> tuple[bytes, list[EpochRecord], float, str] 
     checkpoints = RayCheckpoints(placement.interval, config["storage"])
     try:
         task = replace(task, prepared=local_arrays(task.prepared, config["metadata"], placement))
-        vae, records, speed = fit_task(task, device, workers_here(), checkpoints, speaks=first)
+        vae, records, speed = fit_task(task, device, workers_here(), checkpoints, **how)
     except StorageError:
         raise  # the next start of the group may find it mended
     except (InputError, NonFiniteLossError) as error:
@@ -120,6 +142,11 @@ def work(config: dict[str, Any]) -> tuple[bytes, list[EpochRecord], float, str] 
         return None
     weights = {name: value.contiguous() for name, value in vae.cpu().state_dict().items()}
     return save_tensors(weights), records, speed, describe_device(device)
+
+
+def report_epoch(record: EpochRecord) -> None:
+    """To the callback of a trial; all workers call it."""
+    ray.train.report({EPOCH: record.epoch, METRIC: record.valid_negative_elbo})
 
 
 @dataclass(frozen=True)

@@ -3,21 +3,15 @@
 import functools
 import json
 import math
-from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ray
 import torch
 from ray import tune
-from ray.tune.execution.tune_controller import TuneController
-from ray.tune.experiment import Trial as TuneTrial
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
-from ray.tune.search import SearchAlgorithm, Searcher
-from ray.tune.search.basic_variant import BasicVariantGenerator
-from ray.tune.search.sample import Domain
+from ray.tune.integration.ray_train import TuneReportCallback
 
 from flowvae.data.arrays import Metadata
 from flowvae.errors import InputError
@@ -25,15 +19,17 @@ from flowvae.training import NonFiniteLossError
 from flowvae.training_state import EpochRecord
 from pipeline.distributed.arrays import local_arrays, share_arrays
 from pipeline.distributed.cluster import connect
+from pipeline.distributed.searching import param_space, point_at, scheduler, search_algorithm, trial_name
 from pipeline.distributed.storage import Storage, StorageError, StoredCheckpoints
+from pipeline.distributed.tasks import compute
+from pipeline.distributed.training import EPOCH, METRIC, fit_group
 from pipeline.params import Params
 from pipeline.placement import Placement
-from pipeline.points import Point, families_depths_seeds, grid, resolve
-from pipeline.sweeps import Budget, Range
-from pipeline.trials import Trial, row, run_trial, trial_at
+from pipeline.points import Point, grid
+from pipeline.trials import Trial, row, run_trial, score_trial, trial_at
 
-METRIC = "valid_negative_elbo"
 SHOWN = ("negative_elbo_nats", "nll_nats")  # beside it in the live table
+MEMORY_TO_WAIT = 500 << 20  # bytes, of the process that waits for the workers of a trial
 
 
 @dataclass(frozen=True)
@@ -92,10 +88,9 @@ def tuned(sweep: Sweep, points: list[Point] | None) -> list[dict[str, Any]]:
     storage = Storage.of(placement.storage, "sweep")
     find = functools.partial(point_at, sweep.params, points)
     name = functools.partial(trial_name, find)
-    resources = {"cpu": placement.cpus_per_worker} | ({"gpu": 1} if placement.use_gpu else {})
     try:
         results = tune.Tuner(
-            tune.with_resources(functools.partial(work, sweep=sweep, find=find), resources),
+            tune.with_resources(functools.partial(work, sweep=sweep, find=find), resources_of(placement)),
             param_space=param_space(sweep.params, points),
             tune_config=tune.TuneConfig(
                 metric=METRIC,
@@ -103,6 +98,7 @@ def tuned(sweep: Sweep, points: list[Point] | None) -> list[dict[str, Any]]:
                 num_samples=1 if points else budget.search.num_trials,
                 search_alg=search_algorithm(budget),
                 scheduler=scheduler(sweep.params, find),
+                max_concurrent_trials=room_for_groups(placement),
                 reuse_actors=True,  # a new one would import torch again
                 trial_name_creator=name,
                 trial_dirname_creator=name,
@@ -131,8 +127,11 @@ def work(config: dict[str, Any], *, sweep: Sweep, find: Callable[[Mapping[str, A
     if result is None:
         checkpoints = StoredCheckpoints(Storage.of(sweep.placement.storage, trial.trial_id), sweep.placement.interval)
         try:
-            prepared = local_arrays(sweep.prepared, sweep.metadata, sweep.placement)
-            result = run_trial(trial, prepared, device, checkpoints, on_epoch=report_epoch)
+            if sweep.placement.workers:
+                result = run_by_group(trial, sweep, checkpoints.storage)
+            else:
+                prepared = local_arrays(sweep.prepared, sweep.metadata, sweep.placement)
+                result = run_trial(trial, prepared, device, checkpoints, on_epoch=report_epoch)
         except NonFiniteLossError as error:  # as it would be each time
             result = row(trial, "failed", str(error))
         except StorageError:
@@ -146,7 +145,39 @@ def work(config: dict[str, Any], *, sweep: Sweep, find: Callable[[Mapping[str, A
 
 
 def report_epoch(record: EpochRecord) -> None:
-    tune.report({METRIC: record.valid_negative_elbo, "epoch": record.epoch})
+    tune.report({METRIC: record.valid_negative_elbo, EPOCH: record.epoch})
+
+
+def run_by_group(trial: Trial, sweep: Sweep, storage: Storage) -> dict[str, Any]:
+    """`run_trial`, trained by several workers and scored by one; the process that waits for them computes nothing."""
+    placement = sweep.placement
+    task = replace(trial.task, prepared=local_arrays(sweep.prepared, sweep.metadata, placement))
+    fitted = fit_group(task, placement, storage, EpochsToTune())
+    score = functools.partial(score_trial, trial, fitted.vae, fitted.records)
+    return compute(score, sweep.prepared, sweep.metadata, placement)
+
+
+class EpochsToTune(TuneReportCallback):
+    """Hands on what workers report of an epoch, and not that they wrote a checkpoint."""
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        if EPOCH in metrics[0]:
+            super().after_report(run_context, metrics, None)
+
+
+def resources_of(placement: Placement) -> dict[str, int]:
+    """What Tune reserves for a trial; the workers of a group reserve their own, so the process that waits does not."""
+    if placement.workers:
+        return {"cpu": 0, "memory": MEMORY_TO_WAIT}
+    return {"cpu": placement.cpus_per_worker} | ({"gpu": 1} if placement.use_gpu else {})
+
+
+def room_for_groups(placement: Placement) -> int | None:
+    """How many groups the cluster has room for; None where Tune knows, or where the cluster has yet to grow."""
+    if not placement.workers:
+        return None
+    each = placement.workers[0] * (1 if placement.use_gpu else placement.cpus_per_worker)
+    return int(ray.cluster_resources().get("GPU" if placement.use_gpu else "CPU", 0)) // each or None
 
 
 def row_of(sweep: Sweep, point: Point, result: tune.Result) -> dict[str, Any]:
@@ -160,105 +191,7 @@ def row_of(sweep: Sweep, point: Point, result: tune.Result) -> dict[str, Any]:
         return row(trial, "failed", result.metrics["reason"])
     stopped = row(trial, "stopped", "by ASHA") | {
         METRIC: round(result.metrics[METRIC], 4),
-        "epochs": result.metrics["epoch"],
+        "epochs": result.metrics[EPOCH],
     }
     sweep.keep(trial, stopped)
     return stopped
-
-
-def param_space(params: Params, points: list[Point] | None) -> dict[str, Any]:
-    """A list of points is tried one by one; else a search draws from families x depths x seeds and all values."""
-    if points:
-        return {"at": tune.grid_search(list(range(len(points))))}
-    return {"base": tune.choice(list(range(len(families_depths_seeds(params)))))} | {
-        path: domain(values) for path, values in params.sweep.chosen.over.items()
-    }
-
-
-def domain(values: Range | tuple[Any, ...]) -> Domain:
-    if isinstance(values, Range):
-        return (tune.loguniform if values.log else tune.uniform)(values.low, values.high)
-    return tune.choice([plain(value) for value in values])
-
-
-def plain(value: Any) -> Any:
-    """A value as Optuna can handle it: lists and mappings as text."""
-    return json.dumps(value) if isinstance(value, list | dict) else value
-
-
-def point_at(params: Params, points: list[Point] | None, config: Mapping[str, Any]) -> Point:
-    """Where a configuration of Tune's stands."""
-    if points:
-        return points[config["at"]]
-    values = {}
-    for path, choices in params.sweep.chosen.over.items():
-        known = {} if isinstance(choices, Range) else {plain(choice): choice for choice in choices}
-        values[path] = known.get(config[path], config[path])
-    return Point(*families_depths_seeds(params)[config["base"]], values)
-
-
-def trial_name(find: Callable[[Mapping[str, Any]], Point], trial: TuneTrial) -> str:
-    point = find(trial.config)
-    return f"{point.family}-{point.num_transforms}-{point.seed}-{trial.trial_id}"
-
-
-def search_algorithm(budget: Budget) -> Searcher | SearchAlgorithm | None:
-    match budget.search.name:
-        case "random":
-            return BasicVariantGenerator(random_state=budget.search.seed)
-        case "optuna":
-            from ray.tune.search.optuna import OptunaSearch
-
-            return OptunaSearch(metric=METRIC, mode="min", seed=budget.search.seed)
-    return None
-
-
-def scheduler(params: Params, find: Callable[[Mapping[str, Any]], Point]) -> TrialScheduler | None:
-    """ASHA per family, if it is asked for: over all at once it would stop the slower family early."""
-    budget = params.sweep.chosen
-    if not budget.early_stopping:
-        return None
-    most = resolve(params, Point(*families_depths_seeds(params)[0], {}))["training"].epochs
-
-    def asha() -> AsyncHyperBandScheduler:
-        return AsyncHyperBandScheduler(
-            time_attr="epoch",
-            metric=METRIC,
-            mode="min",
-            max_t=most + 1,  # ASHA ends what reaches it, before it could be scored
-            grace_period=budget.early_stopping.grace_epochs,
-            reduction_factor=budget.early_stopping.reduction_factor,
-        )
-
-    return PerFamily(asha, lambda trial: find(trial.config).family)
-
-
-class PerFamily(FIFOScheduler):
-    """A scheduler of its own for the trials of each family.
-
-    Args:
-        make: a new scheduler.
-        family_of: of a trial.
-    """
-
-    def __init__(self, make: Callable[[], TrialScheduler], family_of: Callable[[TuneTrial], str]) -> None:
-        super().__init__()
-        self.family_of, self.schedulers = family_of, defaultdict(make)
-
-    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
-        return True  # each was made with its own
-
-    def on_trial_add(self, controller: TuneController, trial: TuneTrial) -> None:
-        self._of(trial).on_trial_add(controller, trial)
-
-    def on_trial_result(self, controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> str:
-        return self._of(trial).on_trial_result(controller, trial, result)
-
-    def on_trial_complete(self, controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> None:
-        self._of(trial).on_trial_complete(controller, trial, result)
-
-    def on_trial_remove(self, controller: TuneController, trial: TuneTrial) -> None:
-        self._of(trial).on_trial_remove(controller, trial)
-
-    def _of(self, trial: TuneTrial) -> TrialScheduler:
-        return self.schedulers[self.family_of(trial)]

@@ -21,6 +21,7 @@ PANELS = {
 }
 LEVEL = 0.95
 MARKERS = "sD^vPX<>"
+Published = dict[str, dict[str, list[tuple[int, float]]]]  # points by column by source
 PUBLISHED = Path(__file__).with_name("published.csv")
 
 
@@ -76,8 +77,9 @@ def depth_figure(rows: Sequence[dict[str, Any]], flows: Mapping[str, str], title
     with plt.rc_context(STYLE):
         figure, panels = plt.subplots(2, 2, figsize=(9, 8.5), layout="constrained", sharex=True)
         ticks: set[int] = set()
+        others = {flow: published(flow) for flow in flows.values()}
         for panel, (column, label) in zip(panels.flat, PANELS.items(), strict=True):
-            ticks |= draw(panel, rows, flows, column)
+            ticks |= draw(panel, rows, flows, others, column)
             panel.set(ylabel=label, xscale="log")
         for panel in panels.flat:
             panel.set_xticks(sorted(ticks), [str(tick) for tick in sorted(ticks)])
@@ -91,7 +93,13 @@ def depth_figure(rows: Sequence[dict[str, Any]], flows: Mapping[str, str], title
         save_png(figure, path)
 
 
-def draw(panel: Axes, rows: Sequence[dict[str, Any]], flows: Mapping[str, str], column: str) -> set[int]:
+def draw(
+    panel: Axes,
+    rows: Sequence[dict[str, Any]],
+    flows: Mapping[str, str],
+    others: Mapping[str, Published],
+    column: str,
+) -> set[int]:
     """One panel; all k in it."""
     hues, ticks = iter(COLORMAPS * len(flows)), set()
     for family, flow in flows.items():
@@ -105,7 +113,7 @@ def draw(panel: Axes, rows: Sequence[dict[str, Any]], flows: Mapping[str, str], 
         )
         ticks |= set(line.depths)
         markers = iter(MARKERS)
-        for label, values in published(flow).items():
+        for label, values in others[flow].items():
             points, marker = values[column], next(markers)
             if points:
                 panel.plot(*zip(*points), color=color, marker=marker, mfc="none", ls=":", lw=0.8, label=label)
@@ -113,9 +121,9 @@ def draw(panel: Axes, rows: Sequence[dict[str, Any]], flows: Mapping[str, str], 
     return ticks
 
 
-def published(flow: str) -> dict[str, dict[str, list[tuple[int, float]]]]:
+def published(flow: str) -> Published:
     """(k, value) by column of others' results with a flow of this kind, by who reached them and how."""
-    found: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    found: Published = {}
     for row in read_csv(PUBLISHED):
         if row["posterior"].startswith(flow) and row["num_transforms"] != "0":
             label = f"{row['source']}: {row['posterior']}, {row['binarization']}, {row['protocol']}"

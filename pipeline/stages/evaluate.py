@@ -1,15 +1,19 @@
 """evaluate: score one trained variant on the test set, and draw its samples and reconstructions."""
 
+import os
 import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from flowvae.config import EvaluationConfig
-from flowvae.data.arrays import open_images
+from flowvae.data.arrays import open_images, read_metadata
 from flowvae.data.images import ImageSet
-from flowvae.evaluation import evaluate
+from flowvae.evaluation import Evaluation, evaluate
 from flowvae.randomness import generator
 from flowvae.vae import VAE
 from flowvae.weights import load
@@ -18,6 +22,7 @@ from pipeline.device import describe_device, keep_freed_memory, pick_device
 from pipeline.files import read_json, write_json, write_png
 from pipeline.grids import image_grid
 from pipeline.params import Params, run_key
+from pipeline.placement import find_placement
 from pipeline.scores import flat_metrics
 from pipeline.timings import record_timing
 
@@ -27,27 +32,66 @@ FIGURE_COLUMNS = 16
 def run(params: Params, variant: str, seed: int) -> None:
     key, config = run_key(variant, seed), params.evaluation
     params.check_run(variant, seed)
-    device = pick_device()
-    keep_freed_memory()
-    images = open_images(paths.PREPARED, "test", device)
-    vae = load(paths.MODELS / key, device)
+    placement = find_placement(None, torch.get_num_threads(), torch.cuda.device_count(), os.environ)
+    metadata, vae = read_metadata(paths.PREPARED), load(paths.MODELS / key, "cpu")
     trained = read_json(paths.MODELS / key / "training.json")
-    started = time.monotonic()
-    evaluation = evaluate(vae, images, config)
-    seconds = time.monotonic() - started
-    num_passes = len(images) * config.num_elbo_samples + evaluation.num_nll_images * config.num_importance_samples
+    call = partial(score, vae, config)
+    if placement.address:
+        from pipeline.distributed.tasks import compute_on_ray
+
+        scored = compute_on_ray(call, paths.PREPARED.resolve(), metadata, placement)
+    else:
+        scored = call(paths.PREPARED, pick_device())
+    evaluation, seconds = scored.evaluation, scored.seconds
+    num_images = metadata.counts["test"]
+    num_passes = num_images * config.num_elbo_samples + evaluation.num_nll_images * config.num_importance_samples
     write_json(paths.METRICS / f"{key}.json", flat_metrics(evaluation, vae))
     counts = {"num_nll_images": evaluation.num_nll_images}
     write_json(paths.PROTOCOLS / f"{key}.json", trained | {"evaluation": config.model_dump() | counts})
-    write_png(paths.FIGURES / "samples" / f"{key}.png", samples(vae, config.num_figure_images, config.seed))
-    write_png(paths.FIGURES / "reconstructions" / f"{key}.png", reconstructions(vae, images, config))
+    write_png(paths.FIGURES / "samples" / f"{key}.png", scored.samples)
+    write_png(paths.FIGURES / "reconstructions" / f"{key}.png", scored.reconstructions)
     record_timing(
-        "evaluate", key, seconds=seconds, images_per_second=num_passes / seconds, device=describe_device(device)
+        "evaluate",
+        key,
+        seconds=seconds,
+        images_per_second=num_passes / seconds,
+        device=scored.device,
+        placement=placement.describe() if placement.address else "this process",
     )
     nll, bound = evaluation.nll, evaluation.negative_elbo
     print(
         f"{key}  -ELBO {bound.value:.2f} ± {bound.stderr:.2f}  NLL {nll.value:.2f} ± {nll.stderr:.2f}  {seconds:.0f} s"
     )
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What one trained variant is worth on the test set.
+
+    Args:
+        evaluation: the estimates.
+        samples: a figure of ink, shape (H, W).
+        reconstructions: the same.
+        seconds: that `evaluation` took.
+        device: in words.
+    """
+
+    evaluation: Evaluation
+    samples: np.ndarray
+    reconstructions: np.ndarray
+    seconds: float
+    device: str
+
+
+def score(vae: VAE, config: EvaluationConfig, prepared: Path, device: torch.device) -> Scored:
+    """Evaluate and draw on a device, with the test images in the folder `prepared`."""
+    keep_freed_memory()
+    images, vae = open_images(prepared, "test", device), vae.to(device)
+    started = time.monotonic()
+    evaluation = evaluate(vae, images, config)
+    seconds = time.monotonic() - started
+    figures = samples(vae, config.num_figure_images, config.seed), reconstructions(vae, images, config)
+    return Scored(evaluation, *figures, seconds, describe_device(device))
 
 
 @torch.inference_mode()

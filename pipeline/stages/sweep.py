@@ -13,7 +13,7 @@ from flowvae.errors import InputError
 from pipeline import paths
 from pipeline.files import write_csv, write_text
 from pipeline.params import Params
-from pipeline.placement import find_placement
+from pipeline.placement import find_trial_placement
 from pipeline.points import Point, families_depths_seeds, nested, resolve
 from pipeline.report.depth import depth_figure
 from pipeline.trials import columns
@@ -23,7 +23,7 @@ def run(params: Params) -> None:
     from pipeline.distributed.tuning import Sweep, run_sweep
 
     budget, metadata = params.sweep.chosen, read_metadata(paths.PREPARED)
-    placement = find_placement(None, torch.get_num_threads(), torch.cuda.device_count(), os.environ)
+    placement = find_trial_placement(torch.get_num_threads(), torch.cuda.device_count(), os.environ)
     rows = run_sweep(Sweep(params, metadata, paths.PREPARED.resolve(), placement))
     write_csv(paths.REPORTS / "sweep.csv", rows, columns(params))
     flows = {name: family.flow["flow"] for name, family in budget.families.items()}

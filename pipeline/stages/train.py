@@ -29,6 +29,7 @@ def run(params: Params, variant: str, seed: int, workers: str | None = None, pro
         vae=params.vae_config(variant, metadata.image_shape),
         training=params.training,
         seed=seed,
+        data=metadata.sha256,
         prepared=paths.PREPARED.resolve(),
         logs=(paths.LOGS / "train").resolve(),
         profile=profile,

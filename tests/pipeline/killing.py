@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -110,14 +111,26 @@ def ray_workers(root: psutil.Process) -> list[psutil.Process]:
     return found
 
 
+def without(folder: Path) -> list[str]:
+    """Before a command: it does not see what is in the folder, as on another machine.
+
+    Nothing without the right to mount.
+    """
+    script = 'mount -t tmpfs tmpfs "$0" && exec "$@"'
+    prefix = ["unshare", "--mount", "sh", "-c", script, str(folder)]
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        return []
+    return prefix if subprocess.run([*prefix, "true"], capture_output=True).returncode == 0 else []
+
+
 @contextmanager
-def ray_node(folder: Path, *arguments: str, **changes: str):
+def ray_node(folder: Path, *arguments: str, prefix: Sequence[str] = (), **changes: str):
     """`ray start --block` with one CPU; the process, which is killed with all its children at the end."""
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tmp").mkdir(parents=True, exist_ok=True)
     own = tempfile.mkdtemp(prefix="ray-")  # not in `folder`, whose path is too long for a socket
-    command = [str(Path(sys.executable).with_name("ray")), "start", "--num-cpus=1", "--block", *arguments]
+    command = [*prefix, str(Path(sys.executable).with_name("ray")), "start", "--num-cpus=1", "--block", *arguments]
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder.parent / "token")}
-    settings = environment(folder, RAY_TMPDIR=own, **token, **NO_PROXY, **changes)
+    settings = environment(folder, RAY_TMPDIR=own, TMPDIR=str(folder / "tmp"), **token, **NO_PROXY, **changes)
     with (folder / "output.txt").open("wb") as output:
         process = subprocess.Popen(
             command, cwd=folder, env=settings, stdout=output, stderr=subprocess.STDOUT, start_new_session=True

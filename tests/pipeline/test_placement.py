@@ -4,7 +4,7 @@ import pytest
 
 from flowvae.checkpoint import Interval
 from flowvae.errors import InputError
-from pipeline.placement import find_placement
+from pipeline.placement import find_placement, find_trial_placement
 
 
 def place(workers=None, cpus=8, gpus=0, **environment):
@@ -41,6 +41,20 @@ def test_ray_comes_in_with_workers_gpus_or_an_address(settings, workers, describ
     placement = place(**settings)
     assert placement.workers == workers
     assert placement.describe() == described
+
+
+@pytest.mark.parametrize(
+    ("settings", "workers"),
+    [({}, None), ({"FLOWVAE_WORKERS": "2"}, None), ({"RAY_ADDRESS": "head:6379"}, None),
+     ({"FLOWVAE_WORKERS_PER_TRIAL": "1"}, None), ({"FLOWVAE_WORKERS_PER_TRIAL": "2-4"}, (2, 4))],
+)  # fmt: skip
+def test_a_trial_is_one_process_unless_its_workers_are_asked_for(settings, workers):
+    assert find_trial_placement(8, 4, settings).workers == workers
+
+
+def test_workers_of_trials_that_make_no_sense():
+    with pytest.raises(InputError, match=r"^FLOWVAE_WORKERS_PER_TRIAL: expected a number of workers"):
+        find_trial_placement(8, 0, {"FLOWVAE_WORKERS_PER_TRIAL": "some"})
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 
 import pyarrow.fs
 import pytest
-from killing import NO_PROXY, free_port, kill_group, ray_node, wait_for
+from killing import NO_PROXY, free_port, kill_group, ray_node, wait_for, without
 from project import command, commit, dvc, edit_params, environment, stages_run, sweep_rows
 
 pytestmark = pytest.mark.slow
@@ -29,14 +29,15 @@ def cluster(folder, **changes):
     )  # fmt: skip
     with ExitStack() as nodes:
 
-        def start_node(name, *arguments):
+        def start_node(name, *arguments, prefix=()):
             agent = f"--dashboard-agent-listen-port={free_port()}"  # else nodes, and other clusters, fight for one
-            process = nodes.enter_context(ray_node(folder / name, *arguments, agent, **changes))
+            process = nodes.enter_context(ray_node(folder / name, *arguments, agent, prefix=prefix, **changes))
             assert wait_for(lambda: "Ray runtime started" in (folder / name / "output.txt").read_text(), process)
             return process
 
         start_node("head", *head)
-        workers = [start_node(name, f"--address=127.0.0.1:{port}") for name in ("first", "second")]
+        alone = without(folder / "head" / "tmp")  # where a job's copy of the project is
+        workers = [start_node(name, f"--address=127.0.0.1:{port}", prefix=alone) for name in ("first", "second")]
         yield f"http://127.0.0.1:{dashboard}", workers
 
 
@@ -205,7 +206,9 @@ def test_a_sweep_comes_home_by_s3(copy, at_home, bucket, tmp_path):
     with cluster(tmp_path, **credentials) as (address, _):
         ran = submit(copy, "--address", address, "sweep", **settings(tmp_path, uri), **credentials)
         assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-3000:]
-        without = submit(
+        if without(tmp_path / "head" / "tmp"):
+            assert any(list((tmp_path / name / "tmp").rglob("train.npy")) for name in ("first", "second"))
+        keyless = submit(
             copy,
             "--address",
             address,
@@ -217,5 +220,6 @@ def test_a_sweep_comes_home_by_s3(copy, at_home, bucket, tmp_path):
     assert sweep_rows(copy) == at_home
     assert is_clean(copy)
     assert credentials["AWS_SECRET_ACCESS_KEY"] not in ran.stdout + ran.stderr
-    assert without.returncode == 1
-    assert "Traceback" not in without.stderr
+    assert keyless.returncode == 1
+    assert keyless.stderr.splitlines()[-1].startswith("submit: FLOWVAE_STORAGE: ")
+    assert "Traceback" not in keyless.stderr

@@ -102,6 +102,23 @@ def test_divergence_is_a_row_and_the_others_finish(files):
 
 
 @pytest.mark.slow
+def test_trials_of_several_workers(files):
+    """The numbers of one process, but for the order in which float32 adds up."""
+    settings = {"training": {"epochs": 2, "batch_size": 100}}
+    depths = {"planar": PLANAR | {"num_transforms": [1, 3]}}
+    edit_sweep(files, settings=settings, families=depths)
+    expected = sweep(files)
+    for path in (files / "checkpoints/trials").iterdir():
+        path.unlink()
+    table = sweep(files, FLOWVAE_WORKERS_PER_TRIAL="2", FLOWVAE_MAX_FAILURES="1")
+    assert [row["status"] for row in table] == ["finished"] * 2
+    for row, other in zip(table, expected, strict=True):
+        assert row["trial"] == other["trial"]
+        for name in ("valid_negative_elbo", "negative_elbo_nats", "nll_nats"):
+            assert float(row[name]) == pytest.approx(float(other[name]), rel=1e-3)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["random", "optuna"])
 def test_searches(files, name):
     edit_sweep(
