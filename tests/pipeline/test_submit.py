@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -11,8 +12,9 @@ from contextlib import ExitStack, contextmanager
 
 import pyarrow.fs
 import pytest
-from killing import NO_PROXY, free_port, kill_group, ray_node, wait_for, without
+from killing import NO_PROXY, PATIENCE, free_port, kill_group, ray_node, wait_for, without
 from project import command, commit, dvc, edit_params, environment, stages_run, sweep_rows
+from tunnel import Tunnel
 
 pytestmark = pytest.mark.slow
 ENDING = 30  # seconds within which a mistake must be named
@@ -114,14 +116,22 @@ def test_a_sweep_comes_home_though_a_node_dies_and_the_connection_drops(copy, at
     assert not any(token.encode() in path.read_bytes() for path in (tmp_path / "storage").rglob("*") if path.is_file())
 
 
-def test_a_variant_comes_home(copy, tmp_path):
+def test_a_variant_comes_home_through_a_connection_that_drops_for_a_while(copy, tmp_path):
     edit_params(copy, lambda params: params["variants"]["planar-4"].update(num_transforms=5))
     with cluster(tmp_path) as (address, _):
-        ran = submit(copy, "--address", address, "planar-4", **settings(tmp_path, tmp_path / "storage"))
-    assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-3000:]
-    assert stages_run(ran) == {"train@planar-4-0", "evaluate@planar-4-0"}  # there
-    assert ran.stdout.count("Running stage 'train@planar-4-0'") == 1
-    assert "brought home evaluate@planar-4-0, train@planar-4-0" in ran.stdout
+        tunnel = Tunnel(int(address.rpartition(":")[2]))
+        address = f"http://127.0.0.1:{tunnel.port}"
+        process = start_submit(copy, "--address", address, "planar-4", **settings(tmp_path, tmp_path / "storage"))
+        assert wait_for(lambda: "Running stage 'train@planar-4-0'" in said(copy), process)
+        tunnel.cut()
+        time.sleep(5)
+        assert process.poll() is None, said(copy)[-3000:]
+        tunnel.mend()
+        code = process.wait(PATIENCE)
+        tunnel.cut()
+    assert code == 0, said(copy)[-3000:]
+    assert re.findall("Running stage '(.*@.*)'", said(copy)) == ["train@planar-4-0", "evaluate@planar-4-0"]  # there
+    assert "brought home evaluate@planar-4-0, train@planar-4-0" in said(copy)
     assert (copy / "models/planar-4-0/model.safetensors").is_file()
     assert is_clean(copy)
 
