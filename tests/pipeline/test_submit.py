@@ -136,6 +136,26 @@ def test_a_variant_comes_home_through_a_connection_that_drops_for_a_while(copy, 
     assert is_clean(copy)
 
 
+def test_a_job_that_something_else_starts(copy, tmp_path):
+    """As a RayJob of KubeRay's does: the project comes with the image, data and results by the storage."""
+    where = {"FLOWVAE_STORAGE": str(tmp_path / "storage")}
+    edit_params(copy, lambda params: params["variants"]["planar-4"].update(num_transforms=5))
+    prepared = submit(copy, "--prepare", "nightly", "planar-4", **where)
+    assert prepared.returncode == 0, prepared.stderr
+    image = shutil.copytree(copy, tmp_path / "image", ignore=shutil.ignore_patterns(".git"))
+    shutil.rmtree(image / "data")
+    shutil.rmtree(image / "models")
+    command(image, sys.executable, "-m", "pipeline.job", "nightly", "evaluate@planar-4-0", **where)
+    edit_params(copy, lambda params: params["variants"]["planar-4"].update(num_transforms=6))
+    refused = submit(copy, "--collect", "nightly", **where)
+    assert refused.returncode == 1
+    assert "was made with other code or params than are here" in refused.stderr
+    edit_params(copy, lambda params: params["variants"]["planar-4"].update(num_transforms=5))
+    collected = submit(copy, "--collect", "nightly", **where)
+    assert collected.returncode == 0, collected.stderr
+    assert is_clean(copy)
+
+
 def test_mistakes_are_one_line_and_soon(copy, tmp_path):
     with cluster(tmp_path) as (address, _):
         where = settings(tmp_path, tmp_path / "storage")
