@@ -112,6 +112,13 @@ def tuned(sweep: Sweep, points: list[Point] | None) -> list[dict[str, Any]]:
             ),
         ).fit()
         rows = [row_of(sweep, find(result.config), result) for result in results]
+    except RuntimeError as error:
+        if "low on memory" not in str(error):
+            raise
+        raise InputError(
+            "a node of the cluster has too little memory for a trial, and Ray ended the sweep; what is finished is "
+            "kept: give it larger nodes, or fewer trials at a time (FLOWVAE_CPUS_PER_WORKER), and run again"
+        ) from error
     finally:
         ray.shutdown()
     storage.remove()
