@@ -8,7 +8,7 @@ export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: repro test test-all lint bench clean
+.PHONY: repro test test-all lint bench prefect clean
 
 repro: $(VENV)/installed-pipeline
 	@git rev-parse --is-inside-work-tree >/dev/null 2>&1 || $(BIN)/dvc config --local core.no_scm true
@@ -28,6 +28,10 @@ lint: $(VENV)/installed-test
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m benchmarks
+
+# Server, worker, deployments and schedules on loopback, until Ctrl-C.
+prefect: $(VENV)/installed-pipeline
+	@PYTHONPATH=. $(BIN)/python infra/prefect/up.py
 
 # One environment; each extra adds to it when pyproject.toml or the constraints change.
 $(VENV)/installed-%: pyproject.toml constraints.txt

@@ -19,6 +19,7 @@ BENCHMARKS = (
     "ray_training",
     "scaling",
     "sweep",
+    "workflow",
     "pipeline_over_bare_loop",
 )
 RESULTS = Path(__file__).with_name("results.json")

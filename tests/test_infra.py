@@ -80,3 +80,70 @@ def test_ray_accepts_the_cluster_file():
 
 def test_the_plan_for_scale_rests_on_what_was_measured():
     assert tables(json.loads(RESULTS.read_text())) in (ROOT / "infra/scaling.md").read_text()
+
+
+PREFECT = {path.stem: path for path in (ROOT / "infra/prefect").glob("*.yaml") if path.stem != "automations"}
+POOLS = {"local": "process", "prefect": "process", "docker": "docker", "kubernetes": "kubernetes"}
+
+
+def deployments_of(path):
+    return {deployment["name"]: deployment for deployment in load(path)["deployments"]}
+
+
+def test_all_files_declare_the_same_deployments():
+    """But for where they run, and what a clone that starts empty needs."""
+    assert PREFECT.keys() == POOLS.keys()
+    differ = {"work_pool", "parameters"}
+    (expected, *others) = (
+        {name: {key: value for key, value in deployment.items() if key not in differ} for name, deployment in each}
+        for each in (deployments_of(path).items() for path in PREFECT.values())
+    )
+    assert expected.keys() == {"nightly", "on-demand", "drift-check"}
+    assert all(other == expected for other in others)
+    for deployment in expected.values():
+        assert deployment["concurrency_limit"]["limit"] == 1
+        assert deployment["concurrency_limit"]["collision_strategy"] in ("CANCEL_NEW", "ENQUEUE")
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_deployments_name_parameters_and_job_variables_that_exist(name):
+    from prefect.server.api import collections_data
+
+    from pipeline import workflow
+
+    kinds = json.loads((Path(collections_data.__path__[0]) / "views/aggregate-worker-metadata.json").read_text())
+    (kind,) = (workers[POOLS[name]] for workers in kinds.values() if POOLS[name] in workers)
+    known = kind["default_base_job_configuration"]["variables"]["properties"]
+    for deployment in deployments_of(PREFECT[name]).values():
+        assert deployment["work_pool"].get("job_variables", {}).keys() <= known.keys()
+        file, function = deployment["entrypoint"].split(":")
+        assert (ROOT / file).is_file()
+        getattr(workflow, function).validate_parameters(deployment.get("parameters", {}))
+
+
+def test_a_run_in_a_clone_fetches_and_sends():
+    for name in POOLS.keys() - {"local"}:
+        nightly = deployments_of(PREFECT[name])["nightly"]["parameters"]
+        assert nightly["pull"] and nightly["push"] and nightly["experiment"]
+
+
+def test_secrets_are_blocks():
+    found = 0
+    for path in PREFECT.values():
+        for line in path.read_text().splitlines():
+            if any(word in line.lower() for word in ("token:", "access_key_id:", "secret_access_key:", "password:")):
+                assert ': "{{ prefect.blocks.secret.' in line, f"{path}: {line}"
+                found += 1
+    assert found
+
+
+def test_prefect_accepts_the_automations():
+    from prefect.events.schemas.automations import AutomationCore
+
+    automations = load(ROOT / "infra/prefect/automations.yaml")
+    for automation in automations:
+        for action in automation["actions"]:
+            if action["type"] == "call-webhook":
+                action["block_document_id"] = "00000000-0000-0000-0000-000000000000"
+        AutomationCore.model_validate(automation)
+    assert [automation["name"] for automation in automations] == ["flowvae-crashed", "flowvae-failed"]

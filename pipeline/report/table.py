@@ -220,8 +220,8 @@ def cells(row: Summary) -> tuple[str, ...]:
 
 
 def markdown(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """A Markdown table with padded columns, readable as it stands."""
-    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    """A Markdown table with padded columns, readable as it stands; some readers want three characters in a rule."""
+    widths = [max(3, *map(len, column)) for column in zip(headings, *rows, strict=True)]
     lines = [headings, tuple("-" * (width - 1) + ":" for width in widths), *rows]
     return "\n".join("| " + " | ".join(cell.rjust(width) for cell, width in zip(line, widths)) + " |" for line in lines)
 

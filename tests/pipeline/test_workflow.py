@@ -1,0 +1,266 @@
+"""The pipeline as a Prefect workflow: on a real server with a real worker, on real schedules, and without a server."""
+
+import http.server
+import json
+import shutil
+import sys
+import threading
+import time
+
+import psutil
+import pytest
+from killing import NO_PROXY, slow_down
+from orchestra import Orchestra, with_infra
+from project import TRAINED, command, commit, copy_project, dvc, edit_params, stages_run
+
+FLAKY = """
+  flaky:
+    cmd: echo x >> ../tries.txt; test $(wc -l < ../tries.txt) -gt {failures}; echo done > flaky.txt
+    outs: [flaky.txt]
+"""
+
+
+@pytest.fixture(scope="module")
+def told():
+    """A listener on loopback, and what it has been told."""
+    heard = []
+
+    class Listener(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Listener) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/", heard
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def orchestra(reproduced, told, tmp_path_factory):
+    """Prefect over a project that is up to date."""
+    project = shutil.copytree(reproduced.folder, tmp_path_factory.mktemp("prefect") / "project")
+    dvc(project, "freeze", "sweep")
+    commit(project)
+    address, _ = told
+    orchestra = Orchestra(with_infra(project), address)
+    with orchestra.up():
+        yield orchestra
+
+
+@pytest.fixture
+def restored(orchestra):
+    """The project, which gets its params.yaml and dvc.yaml back."""
+    before = {name: (orchestra.project / name).read_bytes() for name in ("params.yaml", "dvc.yaml", "dvc.lock")}
+    yield orchestra.project
+    for name, content in before.items():
+        (orchestra.project / name).write_bytes(content)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Of Prefect, where no server is: making its database takes a while."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A project that nobody has run yet."""
+    return copy_project(tmp_path / "project", git=True)
+
+
+def workflow(project, home, *arguments):
+    settings = NO_PROXY | {"PREFECT_HOME": str(home)}
+    return command(project, sys.executable, "-m", "pipeline.workflow", *arguments, check=False, **settings)
+
+
+def test_without_a_server_it_does_what_dvc_repro_does(copy, home):
+    """Only what is stale, several at a time; then nothing."""
+    edit_params(copy, lambda params: params["variants"]["planar-4"].update(num_transforms=5))
+    alone = shutil.copytree(copy, copy.parent / "alone")
+    dvc(alone, "repro")
+    ran = workflow(copy, home)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert {line.split("'")[3] for line in (ran.stdout + ran.stderr).splitlines() if "Running stage" in line} == {
+        "fetch",
+        "train@planar-4-0",
+        "evaluate@planar-4-0",
+        "report",
+    }
+    for name in ("dvc.lock", "reports/results.md", "metrics/planar-4-0.json"):
+        assert (copy / name).read_bytes() == (alone / name).read_bytes(), name
+    assert stages_run(dvc(copy, "repro")) == set()
+    again = workflow(copy, home)
+    assert again.returncode == 0
+    assert "train@planar-4-0 is up to date" in again.stdout + again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("-S", "training.epochs=two"), "--set-param training.epochs=two: training.epochs: expected a valid integer"),
+        (("nothing",), "Stage 'nothing' not found inside 'dvc.yaml'"),
+        pytest.param(("--pull",), "no remote", marks=pytest.mark.slow),
+    ],
+)
+def test_mistakes_are_one_line(project, home, arguments, message):
+    before = (project / "params.yaml").read_bytes()
+    ran = workflow(project, home, *arguments)
+    assert ran.returncode == 1
+    (line,) = (line for line in ran.stderr.splitlines() if line.startswith("workflow: "))
+    assert message in line
+    assert "Traceback" not in ran.stdout + ran.stderr
+    assert (project / "params.yaml").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_schedules_fire(orchestra):
+    """A cron and an interval; both runs complete, and the hourly check finds that nothing has drifted."""
+    orchestra.prefect("deployment", "schedule", "create", "reproduce/nightly", "--cron", "* * * * *", "--replace", "-y")
+    orchestra.prefect(
+        "deployment", "schedule", "create", "drift-check/drift-check", "--interval", "30", "--replace", "-y"
+    )
+    fired = {}
+
+    def both_completed():
+        runs = orchestra.post("/flow_runs/filter", flow_runs={"state": {"type": {"any_": ["COMPLETED", "FAILED"]}}})
+        fired.update({run["parameters"].get("retries") is None: run for run in runs if run["auto_scheduled"]})
+        return len(fired) == 2
+
+    orchestra.wait_for(both_completed)
+    for name in ("reproduce/nightly", "drift-check/drift-check"):
+        orchestra.prefect("deployment", "schedule", "clear", name, "-y")
+    assert [run["state"]["name"] for run in fired.values()] == ["Completed"] * 2
+    nightly, check = fired[False], fired[True]
+    assert orchestra.states(nightly["id"])["train@vae-0"] == "Unchanged"
+    assert orchestra.states(check["id"])["evaluate@vae-0"] == "Completed"
+    (table,) = orchestra.post("/artifacts/filter", artifacts={"flow_run_id": {"any_": [check["id"]]}})
+    assert not any(row["drifted"] for row in json.loads(table["data"]))
+
+
+@pytest.mark.slow
+def test_an_override_trains_what_it_must_and_then_nothing(orchestra, restored):
+    before = (restored / "params.yaml").read_bytes()
+    override = ["variants.planar-4.num_transforms=4"]
+    run = orchestra.run("reproduce/on-demand", set_params=override)
+    assert run["state"]["type"] == "COMPLETED", orchestra.log(run["id"])
+    ran = {name for name, state in orchestra.states(run["id"]).items() if state == "Completed"}
+    assert ran == {"fetch", "train@planar-4-0", "evaluate@planar-4-0", "report"}
+    assert (restored / "params.yaml").read_bytes() == before
+    second = orchestra.run("reproduce/on-demand", set_params=override)
+    assert second["state"]["type"] == "COMPLETED"
+    assert {name for name, state in orchestra.states(second["id"]).items() if state != "Unchanged"} == {"fetch"}
+    assert second["total_run_time"] < 15
+    kinds = {
+        (artifact["key"], artifact["type"])
+        for artifact in orchestra.post("/artifacts/filter", artifacts={"flow_run_id": {"any_": [run["id"]]}})
+    }
+    assert {("metrics", "table"), ("figures", "markdown"), ("results", "markdown"), ("index", "markdown")} <= kinds
+    assert ("train-planar-4-0", "progress") in kinds
+
+
+@pytest.mark.slow
+def test_a_stage_that_fails_twice_and_then_works(orchestra, restored):
+    """A stage that nobody has named to the workflow."""
+    with (restored / "dvc.yaml").open("r+") as file:
+        text = file.read()
+        file.seek(0)
+        file.write(text.replace("stages:", "stages:" + FLAKY.format(failures=2), 1))
+    run = orchestra.run("reproduce/on-demand", targets=["flaky"], retries=2, retry_delay=1)
+    assert run["state"]["type"] == "COMPLETED", orchestra.log(run["id"])
+    assert orchestra.tasks(run["id"])["flaky"]["run_count"] == 3
+
+
+@pytest.mark.slow
+def test_a_stage_that_fails_stops_what_depends_on_it_and_is_told(orchestra, restored, told):
+    edit_params(restored, lambda params: params["training"].update(learning_rate=1e30, max_grad_norm=1e38))
+    edit_params(restored, lambda params: params["variants"]["planar-4"].update(num_transforms=6))
+    (restored / "models/planar-4-0/config.json").unlink()
+    run = orchestra.run("reproduce/on-demand")
+    assert run["state"]["type"] == "FAILED"
+    assert "train@planar-4-0: dvc repro --single-item train@planar-4-0 ended with code" in run["state"]["message"]
+    assert "loss is not finite" in run["state"]["message"]
+    tasks = orchestra.states(run["id"])
+    assert {name for name, state in tasks.items() if state == "Failed"} == TRAINED
+    assert tasks["report"] == "NotReady"
+    assert "Traceback" not in orchestra.log(run["id"])
+    _, heard = told
+    orchestra.wait_for(lambda: any("loss is not finite" in message["text"] for message in heard), 30)
+
+
+@pytest.mark.slow
+def test_a_run_that_drifts_fails_with_the_difference(orchestra, restored):
+    path = restored / "metrics/vae-0.json"
+    metrics = json.loads(path.read_text())
+    path.write_text(json.dumps(metrics | {"nll_nats": metrics["nll_nats"] - 50}))
+    commit(restored)
+    run = orchestra.run("drift-check/drift-check")
+    assert run["state"]["type"] == "FAILED"
+    assert "metrics/vae-0.json: nll_nats: " in run["state"]["message"]
+    assert "differs by 50" in run["state"]["message"]
+    path.write_text(json.dumps(metrics))
+    commit(restored)
+
+
+def start_long_training(orchestra):
+    """The id of a run that has trained for a while."""
+    slow_down(orchestra.project, epochs=200)
+    run = orchestra.trigger("reproduce/on-demand", targets=["train@real-nvp-2-0"])
+    orchestra.wait_for(lambda: any((orchestra.project / "checkpoints").rglob("*.safetensors")))
+    assert orchestra.processes()
+    return run
+
+
+def finish_long_training(orchestra):
+    """The next run goes on where the last one stopped."""
+    edit_params(orchestra.project, lambda params: params)
+    run = orchestra.run("reproduce/on-demand", targets=["train@real-nvp-2-0"])
+    assert run["state"]["type"] == "COMPLETED", orchestra.log(run["id"])
+    assert "resumed after step" in (orchestra.project / "logs/train/real-nvp-2-0.log").read_text().split("\n\n")[-1]
+
+
+@pytest.mark.slow
+def test_a_cancelled_run_leaves_no_children_and_the_next_one_resumes(orchestra, restored):
+    run = start_long_training(orchestra)
+    orchestra.prefect("flow-run", "cancel", run)
+    orchestra.wait_for(lambda: orchestra.state(run)["type"] in ("CANCELLING", "CANCELLED"))
+    started = time.monotonic()
+    orchestra.wait_for(lambda: not orchestra.processes(), 60)
+    assert time.monotonic() - started < 10
+    assert orchestra.ended(run)["state"]["type"] == "CANCELLED"
+    finish_long_training(orchestra)
+
+
+@pytest.mark.slow
+def test_two_at_once_take_turns(orchestra):
+    """Another night's run is refused while one lasts; what is asked for waits for its turn."""
+    first, second = (orchestra.trigger("reproduce/nightly") for _ in range(2))
+    states = {orchestra.ended(run)["state"]["type"] for run in (first, second)}
+    assert states == {"COMPLETED", "CANCELLED"}
+    runs = [orchestra.ended(run) for run in [orchestra.trigger("reproduce/on-demand") for _ in range(2)]]
+    assert [run["state"]["type"] for run in runs] == ["COMPLETED"] * 2
+    early, late = sorted(runs, key=lambda run: run["start_time"])
+    assert early["end_time"] <= late["start_time"]
+
+
+@pytest.mark.slow
+def test_killed_with_its_worker_a_run_is_marked_crashed_and_the_next_one_resumes(reproduced, told, tmp_path):
+    """And a server that comes up again knows all that was."""
+    project = shutil.copytree(reproduced.folder, tmp_path / "project")
+    address, heard = told
+    orchestra = Orchestra(with_infra(project), address)
+    with orchestra.up() as up:
+        run = start_long_training(orchestra)
+        (worker,) = (child for child in psutil.Process(up.pid).children() if "worker" in child.cmdline())
+        for process in (worker, *worker.children(recursive=True)):
+            process.kill()
+        orchestra.wait_for(lambda: not orchestra.processes(), 30)
+        assert up.wait(60) == 1
+    with orchestra.up():
+        assert orchestra.ended(run)["state"]["type"] == "CRASHED"
+        orchestra.wait_for(lambda: any("no sign of life" in message["text"] for message in heard), 30)
+        finish_long_training(orchestra)
