@@ -7,11 +7,15 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from flowvae.errors import InputError
 
+LOCK = Path(".dvc/tmp/workflow.lock")
 LEASH = Path(__file__).with_name("leash.py")
 BUSY = ("Unable to acquire lock", "is busy, it is being blocked by")  # what DVC says while another is at work
 TIMES_BUSY, SECONDS_BUSY = 20, 3.0
@@ -93,6 +97,41 @@ class Children:
         found["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), found.get("PATH", os.defpath)))
         found.setdefault("OMP_NUM_THREADS", str(self.threads))
         return found | {"PYTHONUNBUFFERED": "1"}
+
+
+@contextmanager
+def children(width: int, concurrency: int | None) -> Iterator[tuple[Children, int]]:
+    """For commands of DVC's that end with this block, and how many stages run at a time.
+
+    The threads of a stage follow from that number and not from the targets: the same stage gives the same bytes,
+    whatever else runs.
+
+    Args:
+        width: how many stages of dvc.yaml could run at a time.
+        concurrency: how many are to; if None, as many as there are cores, or one where there is a GPU.
+    """
+    cores, gpu = os.cpu_count() or 1, Path("/dev/nvidia0").exists() and os.environ.get("FLOWVAE_DEVICE") != "cpu"
+    limit = concurrency or (1 if gpu else min(cores, width))
+    work = Children(threads=max(1, cores // limit))
+    try:
+        yield work, limit
+    finally:
+        work.end()
+
+
+@contextmanager
+def alone(say: Callable[[str], None]) -> Iterator[None]:
+    """The only workflow in the working folder; another one waits for its end, and says so."""
+    lock = FileLock(LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"another workflow is at work in {Path.cwd()}; waiting for its end")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def reason(lines: Sequence[str]) -> str:

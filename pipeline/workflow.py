@@ -7,7 +7,6 @@ With PREFECT_API_URL the run is seen on that server, else on a temporary one.
 
 import argparse
 import logging
-import os
 import re
 import sys
 import time
@@ -20,7 +19,6 @@ from typing import Annotated, Any
 
 import prefect
 from dvc.exceptions import DvcException
-from filelock import FileLock, Timeout
 from prefect import Task
 from prefect.artifacts import (
     create_link_artifact,
@@ -40,11 +38,10 @@ from pipeline import exhibits
 from pipeline.drift import compare, describe, fresh_clone
 from pipeline.graph import StageGraph
 from pipeline.overrides import overridden
-from pipeline.reproduction import Children
+from pipeline.reproduction import Children, alone, children
 
 SECONDS_BETWEEN_UPDATES = 10  # of a progress artifact
 JITTER = 0.5  # of the delay before a stage is tried again
-LOCK = Path(".dvc/tmp/workflow.lock")
 Words = list[str] | None
 Count = Annotated[int, Field(ge=1)]
 CountOrNone = Annotated[int, Field(ge=0)]
@@ -91,9 +88,9 @@ def reproduce(
     after = [["exp", "save", "--force", "--name", name]] if name else []
     after += [["push", "--run-cache", *(targets or ())]] if push else []
     after += [["exp", "push", "--force", "--no-cache", "origin", name]] if push and name else []
-    with failing() as problems, alone(), overridden(set_params or ()):
+    with failing() as problems, alone(prefect.get_run_logger().info), overridden(set_params or ()):
         graph = StageGraph(targets or ())
-        with children(graph, concurrency) as (work, limit):
+        with children(graph.width, concurrency) as (work, limit):
             problems += in_order(before, task, work) or run_stages(graph, task, work, limit, force=False)
             show(graph)
             problems += [] if problems else in_order(after, task, work)
@@ -112,7 +109,7 @@ def drift_check(targets: list[str], num_standard_errors: Seconds = 1, concurrenc
     with failing() as problems, fresh_clone():
         graph = StageGraph(targets)
         committed = exhibits.read_metrics(graph.repo)
-        with children(graph, concurrency) as (work, limit):
+        with children(graph.width, concurrency) as (work, limit):
             problems += run_stages(graph, run_dvc, work, limit, force=True)
         if not problems:
             rows = compare(committed, exhibits.read_metrics(graph.repo), num_standard_errors)
@@ -230,37 +227,6 @@ def failing() -> Iterator[list[str]]:
         yield problems
     except (InputError, DvcException) as error:
         problems += str(error).splitlines()
-
-
-@contextmanager
-def children(graph: StageGraph, concurrency: int | None) -> Iterator[tuple[Children, int]]:
-    """For commands of DVC's that end with this run, and how many stages run at a time.
-
-    The threads of a stage follow from that number and not from the targets: the same stage gives the same bytes,
-    whatever else runs.
-    """
-    cores, gpu = os.cpu_count() or 1, Path("/dev/nvidia0").exists() and os.environ.get("FLOWVAE_DEVICE") != "cpu"
-    limit = concurrency or (1 if gpu else min(cores, graph.width))
-    work = Children(threads=max(1, cores // limit))
-    try:
-        yield work, limit
-    finally:
-        work.end()
-
-
-@contextmanager
-def alone() -> Iterator[None]:
-    """The only workflow in the working folder; another one waits for its end."""
-    lock = FileLock(LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        prefect.get_run_logger().info("another workflow is at work in %s; waiting for its end", Path.cwd())
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def show(graph: StageGraph) -> None:

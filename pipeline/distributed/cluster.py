@@ -28,9 +28,6 @@ def connect(placement: Placement) -> None:
             ) from error
         return
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # this machine gives no notice
-    # Where memory ends, the kernel ends a worker, which is then tried again. Ray's own monitor would end the whole
-    # sweep, for Tune 2.60 does not expect its OutOfMemoryError.
-    os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
     _, most = placement.workers or (1, 1)
     # "local": else Ray connects to whatever cluster was last started on this machine, gone or not.
     num_cpus = max(os.cpu_count() or 1, most * placement.cpus_per_worker)

@@ -45,6 +45,10 @@ def compute(call: Call[T], prepared: Path, metadata: Metadata, placement: Placem
 
 
 def on_node(call: Call[T], prepared: Path, metadata: Metadata, placement: Placement) -> T:
+    return call(local_arrays(prepared, metadata, placement), device_here(placement))
+
+
+def device_here(placement: Placement) -> torch.device:
+    """What a worker of Ray's that was given one GPU or some cores computes on; it takes no more threads than cores."""
     torch.set_num_threads(placement.cpus_per_worker)
-    device = torch.device("cuda" if placement.use_gpu else "cpu")
-    return call(local_arrays(prepared, metadata, placement), device)
+    return torch.device("cuda" if placement.use_gpu else "cpu")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
@@ -19,9 +18,10 @@ from flowvae.training import NonFiniteLossError
 from flowvae.training_state import EpochRecord
 from pipeline.distributed.arrays import local_arrays, share_arrays
 from pipeline.distributed.cluster import connect
+from pipeline.distributed.memory import failing_alone
 from pipeline.distributed.searching import param_space, point_at, scheduler, search_algorithm, trial_name
 from pipeline.distributed.storage import Storage, StorageError, StoredCheckpoints
-from pipeline.distributed.tasks import compute
+from pipeline.distributed.tasks import compute, device_here
 from pipeline.distributed.training import EPOCH, METRIC, fit_group
 from pipeline.params import Params
 from pipeline.placement import Placement
@@ -89,7 +89,7 @@ def tuned(sweep: Sweep, points: list[Point] | None) -> list[dict[str, Any]]:
     find = functools.partial(point_at, sweep.params, points)
     name = functools.partial(trial_name, find)
     try:
-        results = tune.Tuner(
+        tuner = tune.Tuner(
             tune.with_resources(functools.partial(work, sweep=sweep, find=find), resources_of(placement)),
             param_space=param_space(sweep.params, points),
             tune_config=tune.TuneConfig(
@@ -110,15 +110,10 @@ def tuned(sweep: Sweep, points: list[Point] | None) -> list[dict[str, Any]]:
                 failure_config=tune.FailureConfig(max_failures=placement.max_failures),
                 verbose=1,
             ),
-        ).fit()
+        )
+        with failing_alone():
+            results = tuner.fit()
         rows = [row_of(sweep, find(result.config), result) for result in results]
-    except RuntimeError as error:
-        if "low on memory" not in str(error):
-            raise
-        raise InputError(
-            "a node of the cluster has too little memory for a trial, and Ray ended the sweep; what is finished is "
-            "kept: give it larger nodes, or fewer trials at a time (FLOWVAE_CPUS_PER_WORKER), and run again"
-        ) from error
     finally:
         ray.shutdown()
     storage.remove()
@@ -127,8 +122,6 @@ def tuned(sweep: Sweep, points: list[Point] | None) -> list[dict[str, Any]]:
 
 def work(config: dict[str, Any], *, sweep: Sweep, find: Callable[[Mapping[str, Any]], Point]) -> None:
     """What a worker does for one trial: reports each epoch, then the row."""
-    torch.set_num_threads(sweep.placement.cpus_per_worker)
-    device = torch.device("cuda" if sweep.placement.use_gpu else "cpu")
     trial = sweep.trial(find(config))
     result = sweep.result(trial)  # of a search that proposed the same again
     if result is None:
@@ -138,6 +131,7 @@ def work(config: dict[str, Any], *, sweep: Sweep, find: Callable[[Mapping[str, A
                 result = run_by_group(trial, sweep, checkpoints.storage)
             else:
                 prepared = local_arrays(sweep.prepared, sweep.metadata, sweep.placement)
+                device = device_here(sweep.placement)
                 result = run_trial(trial, prepared, device, checkpoints, on_epoch=report_epoch)
         except NonFiniteLossError as error:  # as it would be each time
             result = row(trial, "failed", str(error))

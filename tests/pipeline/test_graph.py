@@ -16,6 +16,7 @@ NARRATORS = {
     "pipeline/distributed/__init__.py",
     "pipeline/distributed/arrays.py",
     "pipeline/distributed/cluster.py",
+    "pipeline/distributed/memory.py",
     "pipeline/distributed/searching.py",
     "pipeline/distributed/storage.py",
     "pipeline/distributed/tasks.py",

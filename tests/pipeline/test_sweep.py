@@ -185,3 +185,24 @@ def test_a_trial_that_always_fails_is_recorded_and_the_others_finish(files):
     table = sweep(files, FLOWVAE_MAX_FAILURES="1")
     assert [row["status"] for row in table] == ["finished", "failed"]
     assert "allocate" in table[1]["reason"]
+
+
+@pytest.mark.slow
+def test_a_trial_that_runs_out_of_memory_is_recorded_and_the_others_finish(files):
+    """Ray's memory monitor ends it long before the machine's memory does."""
+    memory = psutil.virtual_memory()
+    if memory.available < 12 << 30:
+        pytest.skip("needs 12 GiB of free memory")
+    threshold = (
+        1 - (memory.available - (4 << 30)) / memory.total
+    )  # room for Ray and small trials, not for the large one
+    edit_sweep(
+        files,
+        over={"model.decoder.hidden_features": [[8], [1_000_000]]},  # 6 GB of weights
+        families={"none": {"flow": {"flow": "none"}, "num_transforms": [0]}},
+        seeds=[0, 1],
+    )
+    table = sweep(files, FLOWVAE_MAX_FAILURES="1", RAY_memory_usage_threshold=str(threshold))
+    assert [row["status"] for row in table] == ["finished", "failed"] * 2
+    for row in table[1::2]:
+        assert row["reason"].startswith("the node ran out of memory (")

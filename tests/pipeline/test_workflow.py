@@ -15,7 +15,7 @@ from project import TRAINED, command, commit, copy_project, dvc, edit_params, st
 
 FLAKY = """
   flaky:
-    cmd: echo x >> ../tries.txt; test $(wc -l < ../tries.txt) -gt {failures}; echo done > flaky.txt
+    cmd: echo x >> ../tries.txt && test $(wc -l < ../tries.txt) -gt {failures} && echo done > flaky.txt
     outs: [flaky.txt]
 """
 
@@ -138,7 +138,8 @@ def test_schedules_fire(orchestra):
     nightly, check = fired[False], fired[True]
     assert orchestra.states(nightly["id"])["train@vae-0"] == "Unchanged"
     assert orchestra.states(check["id"])["evaluate@vae-0"] == "Completed"
-    (table,) = orchestra.post("/artifacts/filter", artifacts={"flow_run_id": {"any_": [check["id"]]}})
+    which = {"flow_run_id": {"any_": [check["id"]]}, "key": {"any_": ["drift"]}}
+    (table,) = orchestra.post("/artifacts/filter", artifacts=which)
     assert not any(row["drifted"] for row in json.loads(table["data"]))
 
 
@@ -172,6 +173,7 @@ def test_a_stage_that_fails_twice_and_then_works(orchestra, restored):
         file.write(text.replace("stages:", "stages:" + FLAKY.format(failures=2), 1))
     run = orchestra.run("reproduce/on-demand", targets=["flaky"], retries=2, retry_delay=1)
     assert run["state"]["type"] == "COMPLETED", orchestra.log(run["id"])
+    assert (restored.parent / "tries.txt").read_text().split() == ["x"] * 3
     assert orchestra.tasks(run["id"])["flaky"]["run_count"] == 3
 
 
