@@ -1,6 +1,10 @@
 """Manifests and cluster files say what they should, to the tools that read them."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -147,3 +151,32 @@ def test_prefect_accepts_the_automations():
                 action["block_document_id"] = "00000000-0000-0000-0000-000000000000"
         AutomationCore.model_validate(automation)
     assert [automation["name"] for automation in automations] == ["flowvae-crashed", "flowvae-failed"]
+
+
+def run_script(name, folder, **settings):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | settings
+    script = [sys.executable, str(ROOT / "infra/prefect" / name)]
+    return subprocess.run(script, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("port", "message"),
+    [("taken", "already; end it, or take another port"), ("x", "expected a port's number, got 'x'")],
+)
+def test_a_port_that_cannot_be_had_is_one_line(tmp_path, port, message):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        taken = str(listener.getsockname()[1])
+        ran = run_script("up.py", tmp_path, FLOWVAE_PREFECT_PORT=taken if port == "taken" else port)
+    assert ran.returncode == 1
+    (line,) = ran.stderr.splitlines()
+    assert line.startswith("prefect: FLOWVAE_PREFECT_PORT: ") and message in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_automations_for_a_server_that_is_not_there_are_one_line(tmp_path):
+    ran = run_script("automations.py", tmp_path, PREFECT_API_URL="http://127.0.0.1:9/api", NO_PROXY="127.0.0.1")
+    assert ran.returncode == 1
+    (line,) = ran.stderr.splitlines()
+    assert line.startswith("automations: PREFECT_API_URL 'http://127.0.0.1:9/api': ")

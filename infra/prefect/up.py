@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.leash import end
@@ -22,6 +22,7 @@ HERE = Path(__file__).parent
 HOST, POOL = "127.0.0.1", "flowvae"
 PREFECT = [sys.executable, "-m", "prefect"]
 SECONDS_TO_START = 120
+SECONDS_BEFORE_ANOTHER = 5  # worker is started
 
 
 class NotUpError(Exception):
@@ -41,10 +42,10 @@ def main() -> int:
 
 
 def bring_up(port: str) -> None:
-    """Start everything, and return when a part of it ends.
+    """Start everything, and keep it up.
 
     Raises:
-        NotUpError: the port is taken, or a part does not start.
+        NotUpError: the port is taken, a part does not start, or the server ends by itself.
     """
     if not port.isdecimal() or not 0 < int(port) < 65536:
         raise NotUpError(f"FLOWVAE_PREFECT_PORT: expected a port's number, got {port!r}")
@@ -53,21 +54,29 @@ def bring_up(port: str) -> None:
             raise NotUpError(f"FLOWVAE_PREFECT_PORT: something listens on {port} already; end it, or take another port")
     environment = settings(port)
     address = environment["PREFECT_API_URL"]
-    with ExitStack() as parts:
-        serve = [*PREFECT, "server", "start", "--host", HOST, "--port", port]
-        server = parts.enter_context(running("server", serve, environment))
+    serve = [*PREFECT, "server", "start", "--host", HOST, "--port", port]
+    with running("server", serve, environment) as server:
         wait_until_healthy(f"{address}/health", server)
         do([*PREFECT, "work-pool", "create", POOL, "--type", "process", "--overwrite"], environment)
         do([*PREFECT, "--no-prompt", "deploy", "--all", "--prefect-file", str(HERE / "local.yaml")], environment)
         do([sys.executable, str(HERE / "automations.py")], environment, quiet=False)
-        work = [*PREFECT, "worker", "start", "--pool", POOL, "--type", "process"]
-        worker = parts.enter_context(running("worker", work, environment))
         print(f"prefect: {address.removesuffix('/api')} is up, logs are in {log_of('server').parent}; Ctrl-C ends all")
         sys.stdout.flush()
+        while server.poll() is None:
+            work(server, environment)
+    raise NotUpError(f"the server ended by itself; its last words are in {log_of('server')}")
+
+
+def work(server: subprocess.Popen[bytes], environment: dict[str, str]) -> None:
+    """Have a worker until it or the server ends by itself."""
+    command = [*PREFECT, "worker", "start", "--pool", POOL, "--type", "process"]
+    with running("worker", command, environment) as worker:
         while server.poll() is None and worker.poll() is None:
             time.sleep(1)
-        ended = "server" if worker.poll() is None else "worker"
-        raise NotUpError(f"the {ended} ended by itself; its last words are in {log_of(ended)}")
+    if server.poll() is None:
+        print(f"prefect: the worker ended by itself, its last words are in {log_of('worker')}; starting another")
+        sys.stdout.flush()
+        time.sleep(SECONDS_BEFORE_ANOTHER)
 
 
 def settings(port: str) -> dict[str, str]:

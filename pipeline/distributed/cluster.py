@@ -31,7 +31,13 @@ def connect(placement: Placement) -> None:
     _, most = placement.workers or (1, 1)
     # "local": else Ray connects to whatever cluster was last started on this machine, gone or not.
     num_cpus = max(os.cpu_count() or 1, most * placement.cpus_per_worker)
-    ray.init(address="local", num_cpus=num_cpus, dashboard_host="127.0.0.1")
+    # The dashboard takes a tenth of a core; without it Ray Train can hang when it stops a group inside a trial.
+    ray.init(
+        address="local",
+        num_cpus=num_cpus,
+        dashboard_host="127.0.0.1",
+        include_dashboard=placement.workers is not None,
+    )
 
 
 def check_address(address: str, name: str = "RAY_ADDRESS") -> None:

@@ -108,6 +108,7 @@ def tuned(sweep: Sweep, points: list[Point] | None) -> list[dict[str, Any]]:
                 storage_path=storage.folder,
                 storage_filesystem=storage.filesystem,
                 failure_config=tune.FailureConfig(max_failures=placement.max_failures),
+                callbacks=[Count(len(points) if points else budget.search.num_trials)],
                 verbose=1,
             ),
         )
@@ -118,6 +119,24 @@ def tuned(sweep: Sweep, points: list[Point] | None) -> list[dict[str, Any]]:
         ray.shutdown()
     storage.remove()
     return rows
+
+
+class Count(tune.Callback):
+    """Says how many trials have ended, in a line of its own; Tune's table tells the rest.
+
+    Args:
+        total: trials of the sweep.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total, self.ended = total, 0
+
+    def on_trial_complete(self, **info: Any) -> None:
+        self.ended += 1
+        print(f"sweep  trials {self.ended}/{self.total}", flush=True)
+
+    def on_trial_error(self, **info: Any) -> None:
+        self.on_trial_complete(**info)
 
 
 def work(config: dict[str, Any], *, sweep: Sweep, find: Callable[[Mapping[str, Any]], Point]) -> None:

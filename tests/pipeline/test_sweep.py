@@ -40,6 +40,7 @@ def kept(project):
 
 
 def test_what_dvc_repro_left(reproduced):
+    assert "sweep  trials 3/3" in reproduced.ran.stdout
     table = sweep_rows(reproduced.folder)
     assert [(row["family"], row["num_transforms"]) for row in table] == [
         ("none", "0"),

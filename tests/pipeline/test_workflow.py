@@ -6,6 +6,7 @@ import shutil
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -85,12 +86,7 @@ def test_without_a_server_it_does_what_dvc_repro_does(copy, home):
     dvc(alone, "repro")
     ran = workflow(copy, home)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert {line.split("'")[3] for line in (ran.stdout + ran.stderr).splitlines() if "Running stage" in line} == {
-        "fetch",
-        "train@planar-4-0",
-        "evaluate@planar-4-0",
-        "report",
-    }
+    assert ran_in(ran.stdout + ran.stderr) == {"fetch", "train@planar-4-0", "evaluate@planar-4-0", "report"}
     for name in ("dvc.lock", "reports/results.md", "metrics/planar-4-0.json"):
         assert (copy / name).read_bytes() == (alone / name).read_bytes(), name
     assert stages_run(dvc(copy, "repro")) == set()
@@ -115,6 +111,29 @@ def test_mistakes_are_one_line(project, home, arguments, message):
     assert message in line
     assert "Traceback" not in ran.stdout + ran.stderr
     assert (project / "params.yaml").read_bytes() == before
+
+
+def ran_in(output):
+    return {line.split("'")[3] for line in output.splitlines() if "Running stage" in line}
+
+
+@pytest.mark.slow
+def test_a_clone_fetches_what_is_known_and_sends_home_what_is_new(copy, home, tmp_path):
+    dvc(copy, "remote", "add", "--default", "store", str(tmp_path / "store"))
+    commit(copy)
+    dvc(copy, "push", "--run-cache")
+    command(copy, "git", "clone", "--quiet", str(copy), str(tmp_path / "clone"))
+    override = ("-S", "variants.planar-4.num_transforms=4")
+    ran = workflow(tmp_path / "clone", home, "--pull", "--push", "--experiment", "night-%Y", *override)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert ran_in(ran.stdout + ran.stderr) == {"fetch", "train@planar-4-0", "evaluate@planar-4-0", "report"}
+    name = time.strftime("night-%Y")
+    assert name in dvc(copy, "exp", "list", "--name-only").stdout
+    dvc(copy, "exp", "apply", name)
+    dvc(copy, "pull")
+    assert set(json.loads(dvc(copy, "status", "--json").stdout)) <= {"fetch"}
+    ours, theirs = (folder / "metrics/planar-4-0.json" for folder in (copy, tmp_path / "clone"))
+    assert ours.read_bytes() == theirs.read_bytes()
 
 
 @pytest.mark.slow
@@ -219,10 +238,9 @@ def start_long_training(orchestra):
 
 def finish_long_training(orchestra):
     """The next run goes on where the last one stopped."""
-    edit_params(orchestra.project, lambda params: params)
     run = orchestra.run("reproduce/on-demand", targets=["train@real-nvp-2-0"])
     assert run["state"]["type"] == "COMPLETED", orchestra.log(run["id"])
-    assert "resumed after step" in (orchestra.project / "logs/train/real-nvp-2-0.log").read_text().split("\n\n")[-1]
+    assert "resumed after step" in (orchestra.project / "logs/train/real-nvp-2-0.log").read_text()
 
 
 @pytest.mark.slow
@@ -251,7 +269,7 @@ def test_two_at_once_take_turns(orchestra):
 
 @pytest.mark.slow
 def test_killed_with_its_worker_a_run_is_marked_crashed_and_the_next_one_resumes(reproduced, told, tmp_path):
-    """And a server that comes up again knows all that was."""
+    """And a server that comes up again knows all that was, and goes on."""
     project = shutil.copytree(reproduced.folder, tmp_path / "project")
     address, heard = told
     orchestra = Orchestra(with_infra(project), address)
@@ -259,10 +277,13 @@ def test_killed_with_its_worker_a_run_is_marked_crashed_and_the_next_one_resumes
         run = start_long_training(orchestra)
         (worker,) = (child for child in psutil.Process(up.pid).children() if "worker" in child.cmdline())
         for process in (worker, *worker.children(recursive=True)):
-            process.kill()
+            with suppress(psutil.NoSuchProcess):  # children on a leash end with the run
+                process.kill()
         orchestra.wait_for(lambda: not orchestra.processes(), 30)
-        assert up.wait(60) == 1
-    with orchestra.up():
         assert orchestra.ended(run)["state"]["type"] == "CRASHED"
         orchestra.wait_for(lambda: any("no sign of life" in message["text"] for message in heard), 30)
         finish_long_training(orchestra)
+    with orchestra.up():
+        assert orchestra.ended(run)["state"]["type"] == "CRASHED"
+        again = orchestra.run("reproduce/on-demand", targets=["train@real-nvp-2-0"])
+        assert orchestra.states(again["id"])["train@real-nvp-2-0"] == "Unchanged"
