@@ -10,13 +10,14 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Annotated, Any
 
+import httpx
 import prefect
 from dvc.exceptions import DvcException
 from prefect import Task
@@ -33,6 +34,7 @@ from prefect.futures import PrefectFuture, as_completed
 from prefect.states import Completed, Failed, State
 from pydantic import Field
 
+from flowvae.config import NonNegativeInt, PositiveInt
 from flowvae.errors import InputError
 from pipeline import exhibits
 from pipeline.drift import compare, describe, fresh_clone
@@ -43,9 +45,7 @@ from pipeline.reproduction import Children, alone, children
 SECONDS_BETWEEN_UPDATES = 10  # of a progress artifact
 JITTER = 0.5  # of the delay before a stage is tried again
 Words = list[str] | None
-Count = Annotated[int, Field(ge=1)]
-CountOrNone = Annotated[int, Field(ge=0)]
-Seconds = Annotated[float, Field(ge=0)]
+NonNegative = Annotated[float, Field(ge=0)]
 
 
 class WithoutFailedRuns(logging.Filter):
@@ -63,9 +63,9 @@ for _name in ("prefect.flow_runs", "prefect.engine"):
 def reproduce(
     targets: Words = None,
     set_params: Words = None,
-    concurrency: Count | None = None,
-    retries: CountOrNone = 0,
-    retry_delay: Seconds = 30,
+    concurrency: PositiveInt | None = None,
+    retries: NonNegativeInt = 0,
+    retry_delay: NonNegative = 30,
     pull: bool = False,
     push: bool = False,
     experiment: str | None = None,
@@ -98,7 +98,9 @@ def reproduce(
 
 
 @prefect.flow(name="drift-check")
-def drift_check(targets: list[str], num_standard_errors: Seconds = 1, concurrency: Count | None = None) -> State:
+def drift_check(
+    targets: list[str], num_standard_errors: NonNegative = 1, concurrency: PositiveInt | None = None
+) -> State:
     """Train and score the last commit again, from nothing, and compare the metrics with those committed.
 
     Args:
@@ -121,11 +123,13 @@ def drift_check(targets: list[str], num_standard_errors: Seconds = 1, concurrenc
 @prefect.task(task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
 def run_dvc(name: str, arguments: list[str], work: Children) -> State:
     """One command of DVC's; its lines become the log, and what they say of progress an artifact."""
-    logger, progress = prefect.get_run_logger(), Progress(name)
+    logger = prefect.get_run_logger()
+    progress = Progress(name, logger.warning)
 
     def hear(line: str) -> None:
         logger.info(line)
-        progress.hear(line)
+        if (fraction := exhibits.fraction_done(line)) is not None:
+            progress.show(fraction)
 
     try:
         work.run(arguments, hear)
@@ -142,24 +146,34 @@ def leave(name: str) -> State:
 
 
 class Progress:
-    """How far a stage is, as a Prefect artifact; stages that say nothing of it have none."""
+    """How far a stage is, as a Prefect artifact; stages that say nothing of it have none.
 
-    def __init__(self, name: str) -> None:
-        self.name, self.artifact, self.updated = name, None, 0.0
+    Args:
+        name: of the stage.
+        warn: is told when the server does not answer; the stage goes on.
+    """
 
-    def hear(self, line: str) -> None:
-        fraction = exhibits.fraction_done(line)
-        if fraction is None or time.monotonic() - self.updated < SECONDS_BETWEEN_UPDATES:
-            return
-        self.updated = time.monotonic()
-        if self.artifact:
-            update_progress_artifact(self.artifact, 100 * fraction)
-        else:
-            self.artifact = create_progress_artifact(100 * fraction, key=key_of(self.name), description=self.name)
+    def __init__(self, name: str, warn: Callable[[str], None]) -> None:
+        self.name, self.warn, self.artifact, self.shown = name, warn, None, 0.0
+
+    def show(self, fraction: float) -> None:
+        """At most every few seconds."""
+        if time.monotonic() - self.shown > SECONDS_BETWEEN_UPDATES:
+            self.shown = time.monotonic()
+            self._put(100 * fraction)
 
     def finish(self) -> None:
         if self.artifact:
-            update_progress_artifact(self.artifact, 100.0)
+            self._put(100.0)
+
+    def _put(self, percent: float) -> None:
+        try:
+            if self.artifact:
+                update_progress_artifact(self.artifact, percent)
+            else:
+                self.artifact = create_progress_artifact(percent, key=key_of(self.name), description=self.name)
+        except httpx.HTTPError as error:
+            self.warn(f"progress is not shown: {error}")
 
 
 def run_stages(graph: StageGraph, task: Task[..., State], work: Children, limit: int, *, force: bool) -> list[str]:

@@ -12,17 +12,18 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from pipeline.leash import end
 
 HERE = Path(__file__).parent
+LOGS = Path("logs/prefect")
 HOST, POOL = "127.0.0.1", "flowvae"
 PREFECT = [sys.executable, "-m", "prefect"]
 SECONDS_TO_START = 120
-SECONDS_BEFORE_ANOTHER = 5  # worker is started
+SECONDS_BEFORE_ANOTHER = 5  # server or worker is started
 
 
 class NotUpError(Exception):
@@ -37,7 +38,7 @@ def main() -> int:
         print(f"prefect: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("prefect: all ended")
+        say("all ended")
     return 0
 
 
@@ -45,7 +46,7 @@ def bring_up(port: str) -> None:
     """Start everything, and keep it up.
 
     Raises:
-        NotUpError: the port is taken, a part does not start, or the server ends by itself.
+        NotUpError: the port is taken, or a part does not start.
     """
     if not port.isdecimal() or not 0 < int(port) < 65536:
         raise NotUpError(f"FLOWVAE_PREFECT_PORT: expected a port's number, got {port!r}")
@@ -54,29 +55,35 @@ def bring_up(port: str) -> None:
             raise NotUpError(f"FLOWVAE_PREFECT_PORT: something listens on {port} already; end it, or take another port")
     environment = settings(port)
     address = environment["PREFECT_API_URL"]
-    serve = [*PREFECT, "server", "start", "--host", HOST, "--port", port]
-    with running("server", serve, environment) as server:
-        wait_until_healthy(f"{address}/health", server)
+    commands = {
+        "server": [*PREFECT, "server", "start", "--host", HOST, "--port", port],
+        "worker": [*PREFECT, "worker", "start", "--pool", POOL, "--type", "process"],
+    }
+    with ExitStack() as stack:
+        processes: dict[str, subprocess.Popen[bytes]] = {}
+
+        def start_part(name: str) -> None:
+            processes[name] = start(name, commands[name], environment)
+            stack.callback(end, processes[name])
+            if name == "server":
+                wait_until_healthy(f"{address}/health", processes[name])
+
+        start_part("server")
         do([*PREFECT, "work-pool", "create", POOL, "--type", "process", "--overwrite"], environment)
         do([*PREFECT, "--no-prompt", "deploy", "--all", "--prefect-file", str(HERE / "local.yaml")], environment)
         do([sys.executable, str(HERE / "automations.py")], environment, quiet=False)
-        print(f"prefect: {address.removesuffix('/api')} is up, logs are in {log_of('server').parent}; Ctrl-C ends all")
-        sys.stdout.flush()
-        while server.poll() is None:
-            work(server, environment)
-    raise NotUpError(f"the server ended by itself; its last words are in {log_of('server')}")
-
-
-def work(server: subprocess.Popen[bytes], environment: dict[str, str]) -> None:
-    """Have a worker until it or the server ends by itself."""
-    command = [*PREFECT, "worker", "start", "--pool", POOL, "--type", "process"]
-    with running("worker", command, environment) as worker:
-        while server.poll() is None and worker.poll() is None:
+        start_part("worker")
+        say(f"{address.removesuffix('/api')} is up, logs are in {LOGS}; Ctrl-C ends all")
+        while True:
             time.sleep(1)
-    if server.poll() is None:
-        print(f"prefect: the worker ended by itself, its last words are in {log_of('worker')}; starting another")
-        sys.stdout.flush()
-        time.sleep(SECONDS_BEFORE_ANOTHER)
+            for name in [name for name, process in processes.items() if process.poll() is not None]:
+                say(f"the {name} ended by itself, its last words are in {log_of(name)}; starting another")
+                time.sleep(SECONDS_BEFORE_ANOTHER)
+                start_part(name)
+
+
+def say(text: str) -> None:
+    print(f"prefect: {text}", flush=True)
 
 
 def settings(port: str) -> dict[str, str]:
@@ -100,13 +107,11 @@ def settings(port: str) -> dict[str, str]:
     return defaults | os.environ | fixed
 
 
-@contextmanager
-def running(name: str, command: Sequence[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in a session of its own, that ends with all that it has started."""
-    log = log_of(name)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
-        process = subprocess.Popen(
+def start(name: str, command: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """A process in a session of its own, so that Ctrl-C reaches this one alone."""
+    LOGS.mkdir(parents=True, exist_ok=True)
+    with log_of(name).open("ab") as output:
+        return subprocess.Popen(
             command,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -114,14 +119,10 @@ def running(name: str, command: Sequence[str], environment: dict[str, str]) -> I
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    try:
-        yield process
-    finally:
-        end(process)
 
 
 def log_of(name: str) -> Path:
-    return Path("logs/prefect") / f"{name}.log"
+    return LOGS / f"{name}.log"
 
 
 def wait_until_healthy(address: str, server: subprocess.Popen[bytes]) -> None:

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -120,6 +120,13 @@ class Orchestra:
             if process.info["cwd"] == str(self.project) and any(word in line for word in (" dvc ", "pipeline train")):
                 found.append(process)
         return found
+
+    def wait_for_server(self) -> None:
+        def answers():
+            with suppress(requests.ConnectionError):
+                return self.get("/health")
+
+        self.wait_for(answers)
 
     def wait_for(self, condition, patience: int = PATIENCE) -> None:
         started = time.monotonic()

@@ -227,9 +227,9 @@ def test_a_run_that_drifts_fails_with_the_difference(orchestra, restored):
     commit(restored)
 
 
-def start_long_training(orchestra):
+def start_long_training(orchestra, epochs=200):
     """The id of a run that has trained for a while."""
-    slow_down(orchestra.project, epochs=200)
+    slow_down(orchestra.project, epochs)
     run = orchestra.trigger("reproduce/on-demand", targets=["train@real-nvp-2-0"])
     orchestra.wait_for(lambda: any((orchestra.project / "checkpoints").rglob("*.safetensors")))
     assert orchestra.processes()
@@ -283,7 +283,13 @@ def test_killed_with_its_worker_a_run_is_marked_crashed_and_the_next_one_resumes
         assert orchestra.ended(run)["state"]["type"] == "CRASHED"
         orchestra.wait_for(lambda: any("no sign of life" in message["text"] for message in heard), 30)
         finish_long_training(orchestra)
-    with orchestra.up():
+    with orchestra.up() as up:
         assert orchestra.ended(run)["state"]["type"] == "CRASHED"
         again = orchestra.run("reproduce/on-demand", targets=["train@real-nvp-2-0"])
         assert orchestra.states(again["id"])["train@real-nvp-2-0"] == "Unchanged"
+        run = start_long_training(orchestra, epochs=60)
+        (server,) = (child for child in psutil.Process(up.pid).children() if "server" in child.cmdline())
+        server.kill()
+        orchestra.wait_for(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
+        orchestra.wait_for_server()
+        assert orchestra.ended(run)["state"]["type"] == "COMPLETED", orchestra.log(run)
