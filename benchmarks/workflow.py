@@ -24,7 +24,7 @@ SHORT = [
     "sweep.budgets.short.settings.training.epochs=1",
 ]  # the whole pipeline in minutes
 QUICK = [
-    "evaluation.num_elbo_samples=1",
+    "evaluation.num_elbo_samples=2",
     "evaluation.num_importance_samples=2",
     "evaluation.num_nll_images=10",
     "sweep.budgets.short.settings.evaluation.num_nll_images=200",
@@ -73,7 +73,11 @@ def clone(project: Path) -> Path:
 def timed(command: Sequence[str], project: Path, settings: dict[str, str]) -> float:
     """Seconds of a command in a project."""
     started = time.perf_counter()
-    environment = os.environ | {"PYTHONPATH": str(project), "VIRTUAL_ENV": sys.prefix} | settings
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    ours = {"PYTHONPATH": str(project), "VIRTUAL_ENV": sys.prefix, "PATH": path}
+    environment = os.environ | ours | settings
     with (project.parent / "log.txt").open("ab") as log:
         subprocess.run(command, cwd=project, env=environment, stdout=log, stderr=log, check=True)
-    return time.perf_counter() - started
+    taken = time.perf_counter() - started
+    print(f"{project.name}: {' '.join(command[2:])}: {taken:.1f} s", flush=True)
+    return taken
