@@ -19,7 +19,8 @@ def main() -> int:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     from flowvae.errors import InputError
-    from pipeline.params import PARAMS, load_params
+    from pipeline.params import load_params
+    from pipeline.paths import PARAMS
 
     where = {"variant": options.variant, "seed": options.seed} if options.stage in PER_VARIANT else {}
     if options.stage == "train":

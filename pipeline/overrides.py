@@ -11,7 +11,7 @@ from dvc.utils.hydra import apply_overrides
 
 from flowvae.errors import InputError
 from pipeline.files import read_json, write_json, write_text
-from pipeline.params import PARAMS, load_params
+from pipeline.paths import PARAMS
 
 JOURNAL = Path(".dvc/tmp/overrides.json")
 
@@ -27,6 +27,9 @@ def overridden(overrides: Sequence[str]) -> Iterator[None]:
         InputError: one line per override or key that makes no sense; nothing was changed.
     """
     restore()
+    if not overrides:
+        yield
+        return
     before, during = PARAMS.read_text(encoding="utf-8"), with_overrides(PARAMS, overrides)
     write_json(JOURNAL, {"before": before, "during": during})
     write_text(PARAMS, during)
@@ -45,12 +48,25 @@ def restore() -> None:
         JOURNAL.unlink()
 
 
+def wrong_params() -> list[str]:
+    """What is wrong in params.yaml, a line each; DVC, which reads it first, says less of it."""
+    from pipeline.params import load_params
+
+    try:
+        load_params(PARAMS)
+    except InputError as error:
+        return str(error).splitlines()
+    return []
+
+
 def with_overrides(path: Path, overrides: Sequence[str]) -> str:
-    """The text of params.yaml with these values, checked as any params.yaml is; without any, to the letter as it is.
+    """The text of params.yaml with these values, checked as any params.yaml is.
 
     Raises:
         InputError: one line per override or key that makes no sense.
     """
+    from pipeline.params import load_params  # and torch, which a run without overrides need not wait for
+
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(shutil.copy(path, folder))
         for override in overrides:
@@ -63,6 +79,5 @@ def with_overrides(path: Path, overrides: Sequence[str]) -> str:
         try:
             load_params(copy)
         except InputError as error:
-            where = f"--set-param {' '.join(overrides)}" if overrides else str(path)
-            raise InputError(str(error).replace(str(copy), where)) from error
+            raise InputError(str(error).replace(str(copy), f"--set-param {' '.join(overrides)}")) from error
         return copy.read_text(encoding="utf-8")

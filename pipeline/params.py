@@ -23,7 +23,6 @@ from flowvae.training import TrainingConfig
 from flowvae.vae import VAEConfig, build_vae
 from pipeline.sweeps import SweepConfig
 
-PARAMS = Path("params.yaml")
 VariantName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 Seeds = Annotated[tuple[NonNegativeInt, ...], Field(strict=False, min_length=1)]
 

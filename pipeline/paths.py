@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+PARAMS = Path("params.yaml")
 SOURCE = Path("data/source.json")
 DOWNLOADS = Path("data/raw")
 PREPARED = Path("data/prepared")

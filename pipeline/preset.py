@@ -13,7 +13,8 @@ from ruamel.yaml import YAML
 
 from flowvae.errors import InputError
 from flowvae.files import write_atomically
-from pipeline.params import PARAMS, check_params, leaf_paths, read_yaml
+from pipeline.params import check_params, leaf_paths, read_yaml
+from pipeline.paths import PARAMS
 
 PRESETS = Path("params")
 WHOLE = ("variants", "schedule", "kl_warmup")  # replaced as one, not key by key

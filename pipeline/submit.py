@@ -21,7 +21,8 @@ from dvc.repo import Repo
 from flowvae.errors import InputError
 from pipeline import paths
 from pipeline.home import bring_home
-from pipeline.params import PARAMS, Params, load_params, run_key
+from pipeline.params import Params, load_params, run_key
+from pipeline.paths import PARAMS
 
 if TYPE_CHECKING:
     from pipeline.distributed.storage import Storage

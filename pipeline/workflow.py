@@ -39,7 +39,7 @@ from flowvae.errors import InputError
 from pipeline import exhibits
 from pipeline.drift import compare, describe, fresh_clone
 from pipeline.graph import StageGraph
-from pipeline.overrides import overridden
+from pipeline.overrides import overridden, wrong_params
 from pipeline.reproduction import Children, alone, children
 
 SECONDS_BETWEEN_UPDATES = 10  # of a progress artifact
@@ -239,8 +239,10 @@ def failing() -> Iterator[list[str]]:
     problems: list[str] = []
     try:
         yield problems
-    except (InputError, DvcException) as error:
+    except InputError as error:
         problems += str(error).splitlines()
+    except DvcException as error:
+        problems += wrong_params() or str(error).splitlines()
 
 
 def show(graph: StageGraph) -> None:

@@ -14,7 +14,7 @@ from flowvae.data import sources
 from flowvae.errors import InputError
 from pipeline import paths
 from pipeline.files import read_json, write_json
-from pipeline.params import PARAMS, Params, check_models, read_yaml, unread_keys
+from pipeline.params import Params, check_models, read_yaml, unread_keys
 from pipeline.points import check_sweep
 
 PROBE_SECONDS = 2
@@ -22,12 +22,12 @@ PROBE_SECONDS = 2
 
 def run(params: Params) -> None:
     """Write which source `prepare` is to read: 'mnist', 'larochelle' or 'fallback'."""
-    check_models(params, PARAMS)
+    check_models(params, paths.PARAMS)
     if problems := list(check_sweep(params)):
-        raise InputError("\n".join(f"{PARAMS}: {problem}" for problem in problems))
-    unread = unread_keys(read_yaml(PARAMS), read_yaml(Path("dvc.yaml"))["stages"])
+        raise InputError("\n".join(f"{paths.PARAMS}: {problem}" for problem in problems))
+    unread = unread_keys(read_yaml(paths.PARAMS), read_yaml(Path("dvc.yaml"))["stages"])
     if unread:
-        raise InputError("\n".join(f"{PARAMS}: {key}: read by no stage; list it in dvc.yaml" for key in unread))
+        raise InputError("\n".join(f"{paths.PARAMS}: {key}: read by no stage; list it in dvc.yaml" for key in unread))
     source = find(params.data)
     write_json(paths.SOURCE, {"source": source})
     if source == "fallback":

@@ -3,8 +3,9 @@
 import pytest
 
 from flowvae.errors import InputError
-from pipeline.overrides import JOURNAL, overridden
-from pipeline.params import PARAMS, load_params
+from pipeline.overrides import JOURNAL, overridden, wrong_params
+from pipeline.params import load_params
+from pipeline.paths import PARAMS
 
 
 @pytest.fixture
@@ -65,3 +66,12 @@ def test_a_mistake_is_one_line_and_changes_nothing(here, override, message):
     assert len(str(caught.value).splitlines()) == 1
     assert PARAMS.read_bytes() == before
     assert not JOURNAL.exists()
+
+
+def test_what_dvc_says_in_its_own_words_is_said_in_ours(here):
+    assert wrong_params() == []
+    PARAMS.write_text(PARAMS.read_text().replace("\nseeds:", "\nseed:"))
+    assert wrong_params() == [
+        "params.yaml: seeds: missing key; add it",
+        "params.yaml: seed: unknown key; remove it or mend its spelling",
+    ]
