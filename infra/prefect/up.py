@@ -12,9 +12,11 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
+
+import psutil
 
 from pipeline.leash import end
 
@@ -72,6 +74,7 @@ def bring_up(port: str) -> None:
         do([*PREFECT, "work-pool", "create", POOL, "--type", "process", "--overwrite"], environment)
         do([*PREFECT, "--no-prompt", "deploy", "--all", "--prefect-file", str(HERE / "local.yaml")], environment)
         do([sys.executable, str(HERE / "automations.py")], environment, quiet=False)
+        stack.callback(end_orphans, environment)
         start_part("worker")
         say(f"{address.removesuffix('/api')} is up, logs are in {LOGS}; Ctrl-C ends all")
         while True:
@@ -80,6 +83,16 @@ def bring_up(port: str) -> None:
                 say(f"the {name} ended by itself, its last words are in {log_of(name)}; starting another")
                 time.sleep(SECONDS_BEFORE_ANOTHER)
                 start_part(name)
+
+
+def end_orphans(environment: Mapping[str, str]) -> None:
+    """End the runs that a worker of this folder has started and, killed itself, could not end."""
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            theirs = process.environ()
+            ours = all(theirs.get(name) == environment[name] for name in ("PREFECT_API_URL", "FLOWVAE_FOLDER"))
+            if ours and process.pid != os.getpid():
+                process.terminate()
 
 
 def say(text: str) -> None:

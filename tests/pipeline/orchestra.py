@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -63,6 +63,29 @@ class Orchestra:
                 assert not psutil.wait_procs(family, 10)[1], "something was left behind"
         finally:
             kill_group(process)
+
+    @contextmanager
+    def serving(self, repository: Path):
+        """By the commands of infra/README.md: each run in a clone, the worker in an empty folder, which this yields."""
+        desk = self.project.parent / "desk"
+        desk.mkdir()
+        self.settings["FLOWVAE_REPOSITORY"] = str(repository)
+        with ExitStack() as stack:
+            self._start(stack, self.project, "server", "start", "--host", "127.0.0.1", "--port", str(self.port))
+            self.wait_for_server()
+            self.prefect("work-pool", "create", "flowvae", "--type", "process")
+            self.prefect("--no-prompt", "deploy", "--all", "--prefect-file", "infra/prefect/prefect.yaml")
+            self._start(stack, desk, "worker", "start", "--pool", "flowvae")
+            yield desk
+
+    def _start(self, stack: ExitStack, folder: Path, *arguments: str) -> None:
+        """A command of Prefect's in a folder, which is ended with the stack."""
+        with (self.project.parent / f"{arguments[0]}.txt").open("wb") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "prefect", *arguments], cwd=folder, env=environment(folder, **self.settings),
+                stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+        stack.callback(kill_group, process)
 
     def prefect(self, *arguments: str) -> str:
         return command(self.project, sys.executable, "-m", "prefect", *arguments, **self.settings).stdout

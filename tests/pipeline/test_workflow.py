@@ -19,6 +19,15 @@ FLAKY = """
     cmd: echo x >> ../tries.txt && test $(wc -l < ../tries.txt) -gt {failures} && echo done > flaky.txt
     outs: [flaky.txt]
 """
+SILENT = """
+  silent:
+    cmd: touch begun.txt && sleep 300
+"""
+
+
+def add_stage(project, text):
+    path = project / "dvc.yaml"
+    path.write_text(path.read_text().replace("stages:", "stages:" + text, 1))
 
 
 @pytest.fixture(scope="module")
@@ -187,10 +196,7 @@ def test_an_override_trains_what_it_must_and_then_nothing(orchestra, restored):
 @pytest.mark.slow
 def test_a_stage_that_fails_twice_and_then_works(orchestra, restored):
     """A stage that nobody has named to the workflow."""
-    with (restored / "dvc.yaml").open("r+") as file:
-        text = file.read()
-        file.seek(0)
-        file.write(text.replace("stages:", "stages:" + FLAKY.format(failures=2), 1))
+    add_stage(restored, FLAKY.format(failures=2))
     run = orchestra.run("reproduce/on-demand", targets=["flaky"], retries=2, retry_delay=1)
     assert run["state"]["type"] == "COMPLETED", orchestra.log(run["id"])
     assert (restored.parent / "tries.txt").read_text().split() == ["x"] * 3
@@ -294,3 +300,20 @@ def test_killed_with_its_worker_a_run_is_marked_crashed_and_the_next_one_resumes
         orchestra.wait_for(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
         orchestra.wait_for_server()
         assert orchestra.ended(run)["state"]["type"] == "COMPLETED", orchestra.log(run)
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_run_of_a_worker_that_was_killed_alone(reproduced, tmp_path):
+    """Such a run goes on until it next has something to say, and another worker has come up meanwhile."""
+    project = shutil.copytree(reproduced.folder, tmp_path / "project")
+    add_stage(project, SILENT)
+    orchestra = Orchestra(with_infra(project), webhook="")
+    with orchestra.up() as up:
+        orchestra.trigger("reproduce/on-demand", targets=["silent"])
+        orchestra.wait_for((project / "begun.txt").exists)
+        (worker,) = (child for child in psutil.Process(up.pid).children() if "worker" in child.cmdline())
+        worker.kill()
+        log = project.parent / "project.up.txt"
+        orchestra.wait_for(lambda: "the worker ended by itself" in log.read_text())
+        assert orchestra.processes()
+    orchestra.wait_for(lambda: not orchestra.processes(), 10)
