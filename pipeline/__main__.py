@@ -5,7 +5,7 @@ import importlib
 import os
 import sys
 
-STAGES = ("fetch", "prepare", "train", "evaluate", "interpolate", "sweep", "report")
+STAGES = ("fetch", "prepare", "train", "evaluate", "interpolate", "sweep", "stability", "report")
 PER_VARIANT = ("train", "evaluate")
 
 

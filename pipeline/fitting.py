@@ -20,7 +20,7 @@ from flowvae.workers import Alone, Workers
 from pipeline import paths
 from pipeline.device import describe_device, keep_freed_memory, pick_device
 from pipeline.files import write_text
-from pipeline.progress import TrainingProgress
+from pipeline.progress import Stopwatch, TrainingProgress
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,9 @@ def fit_task(
     vae = build_vae(task.vae, seed=task.seed).to(device)
     where = {"seed": task.seed, "workers": workers, "checkpoints": checkpoints}
     if not speaks:
-        return vae, fit(vae, images, valid, task.training, **where, on_epoch=on_epoch), 0.0
+        watch = Stopwatch(task.training.batch_size)
+        records = fit(vae, images, valid, task.training, **where, on_step=watch.on_step, on_epoch=on_epoch)
+        return vae, records, watch.images_per_second
     with TrainingProgress(task.key, task.logs, len(images), epochs_for(len(images), task.training)) as progress:
         profiler = StepProfiler(task.logs, task.key) if task.profile else None
         records = fit(

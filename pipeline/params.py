@@ -21,7 +21,7 @@ from flowvae.errors import InputError
 from flowvae.flows import FLOWS, AnyFlowConfig
 from flowvae.training import TrainingConfig
 from flowvae.vae import VAEConfig, build_vae
-from pipeline.sweeps import SweepConfig
+from pipeline.sweeps import StabilityConfig, SweepConfig
 
 VariantName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 Seeds = Annotated[tuple[NonNegativeInt, ...], Field(strict=False, min_length=1)]
@@ -45,11 +45,16 @@ class Params(Config):
     evaluation: EvaluationConfig
     interpolation: InterpolationConfig
     sweep: SweepConfig
+    stability: StabilityConfig
     report: ReportConfig
 
     def vae_config(self, variant: str, image_shape: ImageShape) -> VAEConfig:
         """The model of one row of the table."""
         return VAEConfig(model=self.model, flow=self.variants[variant], image_shape=image_shape)
+
+    def with_stability_as_sweep(self) -> "Params":
+        """The trials of the stability study are those of a sweep, and run as such."""
+        return self.model_copy(update={"sweep": self.stability})
 
     def check_run(self, variant: str, seed: int) -> None:
         """Raise InputError unless params.yaml declares this run."""

@@ -68,7 +68,7 @@ def resolve(params: Params, point: Point) -> dict[str, Any]:
     Raises:
         InputError: one line per key that makes no sense.
     """
-    budget, where = params.sweep.chosen, f"sweep.budgets.{params.sweep.budget}"
+    budget, where = params.sweep.chosen, f"{params.sweep.section}.budgets.{params.sweep.budget}"
     content = {name: getattr(params, name).model_dump(mode="json") for name in SCHEMAS if name != "flow"}
     content["flow"] = budget.families[point.family].flow | {"num_transforms": point.num_transforms}
     changes = nested(point.values)
@@ -103,10 +103,11 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_sweep(params: Params) -> Iterator[str]:
     """What is wrong with `sweep` beyond its schema, a line each."""
+    section = params.sweep.section
     if params.sweep.budget not in params.sweep.budgets:
-        yield f"sweep.budget: expected one of {', '.join(params.sweep.budgets)}, got {params.sweep.budget!r}"
+        yield f"{section}.budget: expected one of {', '.join(params.sweep.budgets)}, got {params.sweep.budget!r}"
         return
-    budget, where = params.sweep.chosen, f"sweep.budgets.{params.sweep.budget}"
+    budget, where = params.sweep.chosen, f"{section}.budgets.{params.sweep.budget}"
     ranges = [path for path, values in budget.over.items() if isinstance(values, Range)]
     if budget.search.name == "grid" and ranges:
         yield f"{where}.over.{ranges[0]}: a grid needs a list of values; a range goes with random or optuna"

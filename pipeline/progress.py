@@ -16,6 +16,29 @@ from pipeline.files import write_json
 SECONDS_BETWEEN_LINES = 10
 
 
+class Stopwatch:
+    """The speed of a run that says nothing.
+
+    Args:
+        images_per_step: the size of a batch.
+    """
+
+    def __init__(self, images_per_step: int) -> None:
+        self.images_per_step, self.steps = images_per_step, 0
+        self.first = self.last = time.monotonic()
+
+    def on_step(self, step: int, num_steps: int) -> None:
+        self.last = time.monotonic()
+        if not self.steps:
+            self.first = self.last
+        self.steps += 1
+
+    @property
+    def images_per_second(self) -> float:
+        """From the end of the first step to that of the last, with the validations between them; 0 before."""
+        return (self.steps - 1) * self.images_per_step / (self.last - self.first) if self.steps > 1 else 0.0
+
+
 class TrainingProgress:
     """Receives the callbacks of `fit`.
 

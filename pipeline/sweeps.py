@@ -1,6 +1,6 @@
-"""The schema of `sweep` in params.yaml: which models a sweep trains and compares."""
+"""The schema of `sweep` and `stability` in params.yaml: which models they train and compare."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -61,9 +61,16 @@ class Budget(Config):
 class SweepConfig(Config):
     """Budgets by name, and the one that is spent."""
 
+    section: ClassVar[str] = "sweep"  # of params.yaml
     budget: str
     budgets: Annotated[dict[Name, Budget], Field(min_length=1)]
 
     @property
     def chosen(self) -> Budget:
         return self.budgets[self.budget]
+
+
+class StabilityConfig(SweepConfig):
+    """The same for the study of which normalisation lets deep stacks train."""
+
+    section: ClassVar[str] = "stability"

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from flowvae.vae import VAE, VAEConfig
 from flowvae.workers import Alone
 from pipeline.fitting import Task, fit_task
 from pipeline.params import Params
-from pipeline.points import Point, resolve
+from pipeline.points import Point, families_depths_seeds, resolve
 from pipeline.scores import flat_metrics
 
 FIRST_COLUMNS = ("family", "num_transforms", "seed")
@@ -34,11 +35,15 @@ LAST_COLUMNS = (
     "nll_stderr",
     "active_units",
     "parameters",
+    "mean_grad_norm",
+    "max_grad_norm",
     "epochs",
     "status",
     "reason",
     "trial",
 )
+
+SPEED = "images_per_second"  # kept with each row; in no table that is to be the same on every run
 
 
 @dataclass(frozen=True)
@@ -89,12 +94,12 @@ def run_trial(
         NonFiniteLossError: training diverged.
     """
     task = replace(trial.task, prepared=prepared)
-    vae, records, _ = fit_task(task, device, Alone(), checkpoints, speaks=False, on_epoch=on_epoch)
-    return score_trial(trial, vae, records, prepared, device)
+    vae, records, speed = fit_task(task, device, Alone(), checkpoints, speaks=False, on_epoch=on_epoch)
+    return score_trial(trial, vae, records, speed, prepared, device)
 
 
 def score_trial(
-    trial: Trial, vae: VAE, records: list[EpochRecord], prepared: Path, device: torch.device
+    trial: Trial, vae: VAE, records: list[EpochRecord], images_per_second: float, prepared: Path, device: torch.device
 ) -> dict[str, Any]:
     """The row of a trial whose model has been trained.
 
@@ -105,7 +110,10 @@ def score_trial(
     scores = flat_metrics(evaluate(vae.to(device), test, trial.evaluation), vae)
     return row(trial, "finished") | {
         "valid_negative_elbo": round(min(record.valid_negative_elbo for record in records), 4),
+        "mean_grad_norm": round(mean(record.mean_grad_norm for record in records), 4),
+        "max_grad_norm": round(max(record.max_grad_norm for record in records), 4),
         "epochs": len(records),
+        SPEED: round(images_per_second, 1),
         **{name: value for name, value in scores.items() if name in LAST_COLUMNS},
     }
 
@@ -113,6 +121,20 @@ def score_trial(
 def row(trial: Trial, status: str, reason: str = "") -> dict[str, Any]:
     """A row without scores."""
     return trial.point.columns() | {"status": status, "reason": reason, "trial": trial.trial_id}
+
+
+def describe(params: Params, metadata: Metadata) -> str:
+    """What all trials have in common, for a figure."""
+    budget, section = params.sweep.chosen, params.sweep.section
+    first = resolve(params, Point(*families_depths_seeds(params)[0], {}))["training"]
+    several = len(budget.seeds) > 1
+    seeds = f"seeds {', '.join(map(str, budget.seeds))}" if several else f"seed {budget.seeds[0]}"
+    interval = "bars: 95% intervals over seeds" if several else "one seed, so no intervals"
+    epochs = "1 epoch" if first.epochs == 1 else f"{first.epochs} epochs"
+    return (
+        f"{section.capitalize()} {params.sweep.budget!r}: {metadata.dataset}, {metadata.binarization} binarization\n"
+        f"{epochs} of {metadata.counts['train']:,} images, {seeds} ({interval})"
+    )
 
 
 def columns(params: Params) -> list[str]:

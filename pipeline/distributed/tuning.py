@@ -85,7 +85,7 @@ def tuned(sweep: Sweep, points: list[Point] | None) -> list[dict[str, Any]]:
     if placement.address:
         share_arrays(sweep.prepared, placement.storage)
     connect(placement)
-    storage = Storage.of(placement.storage, "sweep")
+    storage = Storage.of(placement.storage, sweep.params.sweep.section)
     find = functools.partial(point_at, sweep.params, points)
     name = functools.partial(trial_name, find)
     try:
@@ -108,7 +108,7 @@ def tuned(sweep: Sweep, points: list[Point] | None) -> list[dict[str, Any]]:
                 storage_path=storage.folder,
                 storage_filesystem=storage.filesystem,
                 failure_config=tune.FailureConfig(max_failures=placement.max_failures),
-                callbacks=[Count(len(points) if points else budget.search.num_trials)],
+                callbacks=[Count(sweep.params.sweep.section, len(points) if points else budget.search.num_trials)],
                 verbose=1,
             ),
         )
@@ -125,15 +125,16 @@ class Count(tune.Callback):
     """Says how many trials have ended, in a line of its own; Tune's table tells the rest.
 
     Args:
-        total: trials of the sweep.
+        name: of what runs.
+        total: its trials.
     """
 
-    def __init__(self, total: int) -> None:
-        self.total, self.ended = total, 0
+    def __init__(self, name: str, total: int) -> None:
+        self.name, self.total, self.ended = name, total, 0
 
     def on_trial_complete(self, **info: Any) -> None:
         self.ended += 1
-        print(f"sweep  trials {self.ended}/{self.total}", flush=True)
+        print(f"{self.name}  trials {self.ended}/{self.total}", flush=True)
 
     def on_trial_error(self, **info: Any) -> None:
         self.on_trial_complete(**info)
@@ -153,7 +154,7 @@ def work(config: dict[str, Any], *, sweep: Sweep, find: Callable[[Mapping[str, A
                 device = device_here(sweep.placement)
                 result = run_trial(trial, prepared, device, checkpoints, on_epoch=report_epoch)
         except NonFiniteLossError as error:  # as it would be each time
-            result = row(trial, "failed", str(error))
+            result = row(trial, "diverged", str(error))
         except StorageError:
             raise  # Tune tries again
         except InputError as error:  # the next run may find it mended
@@ -173,7 +174,7 @@ def run_by_group(trial: Trial, sweep: Sweep, storage: Storage) -> dict[str, Any]
     placement = sweep.placement
     task = replace(trial.task, prepared=local_arrays(sweep.prepared, sweep.metadata, placement))
     fitted = fit_group(task, placement, storage, EpochsToTune())
-    score = functools.partial(score_trial, trial, fitted.vae, fitted.records)
+    score = functools.partial(score_trial, trial, fitted.vae, fitted.records, fitted.images_per_second)
     return compute(score, sweep.prepared, sweep.metadata, placement)
 
 

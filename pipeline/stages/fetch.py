@@ -23,7 +23,7 @@ PROBE_SECONDS = 2
 def run(params: Params) -> None:
     """Write which source `prepare` is to read: 'mnist', 'larochelle' or 'fallback'."""
     check_models(params, paths.PARAMS)
-    if problems := list(check_sweep(params)):
+    if problems := [*check_sweep(params), *check_sweep(params.with_stability_as_sweep())]:
         raise InputError("\n".join(f"{paths.PARAMS}: {problem}" for problem in problems))
     unread = unread_keys(read_yaml(paths.PARAMS), read_yaml(Path("dvc.yaml"))["stages"])
     if unread:

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from ruamel.yaml import YAML
 
-from flowvae.data.arrays import Metadata, read_metadata
+from flowvae.data.arrays import read_metadata
 from flowvae.errors import InputError
 from pipeline import paths
 from pipeline.files import write_csv, write_text
 from pipeline.params import Params
 from pipeline.placement import find_trial_placement
-from pipeline.points import Point, families_depths_seeds, nested, resolve
+from pipeline.points import nested
 from pipeline.report.depth import depth_figure
-from pipeline.trials import columns
+from pipeline.trials import SPEED, columns, describe
 
 
 def run(params: Params) -> None:
@@ -25,27 +25,15 @@ def run(params: Params) -> None:
     budget, metadata = params.sweep.chosen, read_metadata(paths.PREPARED)
     placement = find_trial_placement(torch.get_num_threads(), torch.cuda.device_count(), os.environ)
     rows = run_sweep(Sweep(params, metadata, paths.PREPARED.resolve(), placement))
-    write_csv(paths.REPORTS / "sweep.csv", rows, columns(params))
+    table = [{name: value for name, value in row.items() if name != SPEED} for row in rows]
+    write_csv(paths.REPORTS / "sweep.csv", table, columns(params))
     flows = {name: family.flow["flow"] for name, family in budget.families.items()}
     depth_figure(rows, flows, describe(params, metadata), paths.FIGURES / "sweep.png")
-    for failed in (row for row in rows if row["status"] == "failed"):
-        print(f"sweep: {failed['trial']} failed: {failed['reason']}", file=sys.stderr)
+    for ended in (row for row in rows if row["status"] in ("failed", "diverged")):
+        print(f"sweep: {ended['trial']} {ended['status']}: {ended['reason']}", file=sys.stderr)
     text = io.StringIO()
     YAML().dump(best(params, rows), text)
     write_text(paths.REPORTS / "sweep_best.yaml", text.getvalue())
-
-
-def describe(params: Params, metadata: Metadata) -> str:
-    """What all trials have in common, for the figure."""
-    budget = params.sweep.chosen
-    first = resolve(params, Point(*families_depths_seeds(params)[0], {}))
-    several = len(budget.seeds) > 1
-    seeds = f"seeds {', '.join(map(str, budget.seeds))}" if several else f"seed {budget.seeds[0]}"
-    interval = "bars: 95% intervals over seeds" if several else "one seed, so no intervals"
-    return (
-        f"Sweep {params.sweep.budget!r}: {metadata.dataset}, {metadata.binarization} binarization\n"
-        f"{first['training'].epochs} epochs of {metadata.counts['train']:,} images, {seeds} ({interval})"
-    )
 
 
 def best(params: Params, rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -41,9 +41,9 @@ def reproduced(tmp_path_factory) -> Reproduced:
 
 @pytest.fixture
 def copy(reproduced, tmp_path) -> Path:
-    """All of the reproduced project, with its git history and DVC cache; its sweep is frozen, to start no Ray."""
+    """All of the reproduced project, with its git history and DVC cache; its sweeps are frozen, to start no Ray."""
     folder = shutil.copytree(reproduced.folder, tmp_path / "project")
-    dvc(folder, "freeze", "sweep")
+    dvc(folder, "freeze", "sweep", "stability")
     commit(folder)
     return folder
 

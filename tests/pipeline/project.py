@@ -31,6 +31,20 @@ TINY_SWEEP = {
     "search": {"name": "grid"},
     "early_stopping": None,
 }
+NVP = {
+    "flow": "real_nvp",
+    "hidden_features": [8],
+    "context": True,
+    "log_scale_bound": 2.0,
+    "weight_norm": False,
+    "net_batch_norm": False,
+}
+TINY_STABILITY = TINY_SWEEP | {
+    "families": {
+        name: {"flow": NVP | {"normalization": normalization}, "num_transforms": [1, 2]}
+        for name, normalization in (("none", "none"), ("batch-norm", "batch_norm"))
+    }
+}
 NOWHERE = "http://127.0.0.1:9"  # a proxy that refuses: no test depends on the network
 
 
@@ -125,6 +139,7 @@ def shrink(params: Any) -> None:
     params["evaluation"].update(num_elbo_samples=2, num_importance_samples=2, num_nll_images=20, num_figure_images=4)
     params["interpolation"].update(left="vae", right="real-nvp-2", num_pairs=2, num_steps=3)
     params["sweep"] = {"budget": "tiny", "budgets": {"tiny": TINY_SWEEP}}
+    params["stability"] = {"budget": "tiny", "budgets": {"tiny": TINY_STABILITY}}
 
 
 def stages_run(ran: subprocess.CompletedProcess[str]) -> set[str]:

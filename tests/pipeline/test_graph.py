@@ -84,14 +84,14 @@ def attributes_of_params(stage: str) -> set[str]:
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "params"
     }
-    methods = {"vae_config": {"model", "variants"}, "check_run": set()}
+    methods = {"vae_config": {"model", "variants"}, "check_run": set(), "with_stability_as_sweep": {"stability"}}
     return set().union(*(methods.get(name, {name}) for name in found))
 
 
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "report"])
 def test_stage_lists_exactly_the_params_it_reads(stage):
     listed = {entry.split(".")[0] for entry in load_yaml("dvc.yaml")["stages"][stage].get("params", ())}
-    of_trials = set(SCHEMAS) - {"flow"} if stage == "sweep" else set()
+    of_trials = set(SCHEMAS) - {"flow"} if stage in ("sweep", "stability") else set()
     assert listed == attributes_of_params(stage) | of_trials
 
 
@@ -110,6 +110,7 @@ def test_a_key_that_no_stage_lists_is_found():
     stages["train"]["params"].remove("training")
     stages["evaluate"]["params"] = ["evaluation.seed"]
     stages["sweep"]["params"] = ["sweep"]
+    stages["stability"]["params"] = ["stability"]
     unread = unread_keys(load_yaml("params.yaml"), stages)
     assert "training.epochs" in unread and "evaluation.chunk_size" in unread
     assert "evaluation.seed" not in unread and "variants.vae.flow" not in unread

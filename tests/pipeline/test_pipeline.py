@@ -22,7 +22,9 @@ def outputs_of(lock: dict) -> set[str]:
 
 
 def test_every_stage_ran_once_and_left_its_outputs(reproduced):
-    assert stages_run(reproduced.ran) == {"prepare", "interpolate", "sweep", "report"} | TRAINED | EVALUATED
+    assert (
+        stages_run(reproduced.ran) == {"prepare", "interpolate", "sweep", "stability", "report"} | TRAINED | EVALUATED
+    )
     lock = YAML(typ="safe", pure=True).load(reproduced.folder / "dvc.lock")
     outputs = outputs_of(lock)
     assert {f"models/{key}" for key in KEYS} <= outputs

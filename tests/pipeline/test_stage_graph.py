@@ -18,7 +18,10 @@ def here(copy, monkeypatch):
 
 def test_all_stages_and_what_they_wait_for(here):
     graph = StageGraph(())
-    assert set(graph.dependencies) == {"fetch", "prepare", "interpolate", "sweep", "report"} | TRAINED | EVALUATED
+    assert (
+        set(graph.dependencies)
+        == {"fetch", "prepare", "interpolate", "sweep", "stability", "report"} | TRAINED | EVALUATED
+    )
     assert graph.dependencies["evaluate@vae-0"] == {"prepare", "train@vae-0"}
     assert graph.dependencies["report"] >= EVALUATED | {"interpolate"}
     assert graph.dependencies["fetch"] == set()

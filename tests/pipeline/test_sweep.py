@@ -98,7 +98,7 @@ def test_divergence_is_a_row_and_the_others_finish(files):
     assert len(table) == 6
     for row in table:
         diverged = float(row["training.learning_rate"]) > 1
-        assert row["status"] == ("failed" if diverged else "finished")
+        assert row["status"] == ("diverged" if diverged else "finished")
         assert ("loss is not finite at epoch 1" in row["reason"]) == diverged
 
 

@@ -54,7 +54,7 @@ def told():
 def orchestra(reproduced, told, tmp_path_factory):
     """Prefect over a project that is up to date."""
     project = shutil.copytree(reproduced.folder, tmp_path_factory.mktemp("prefect") / "project")
-    dvc(project, "freeze", "sweep")
+    dvc(project, "freeze", "sweep", "stability")
     commit(project)
     address, _ = told
     orchestra = Orchestra(with_infra(project), address)
