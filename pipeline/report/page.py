@@ -19,10 +19,10 @@ SWEEP_CAPTION = (
     "own protocol."
 )
 STABILITY_CAPTION = (
-    "The stability study (reports/stability.csv): Real NVP with each normalisation at each depth, within the budget that "
-    "is above the panels. 'both' is weight norm in s and t, and batch norm after each transformation. A run has diverged "
-    "when its loss is not finite. Gradient norms are those before clipping, over the whole run; ± is one standard error "
-    "over test images; images per second are those of training with validation, several trials at a time."
+    "The stability study (reports/stability.csv): Real NVP with each normalisation at each depth, within the budget "
+    "above the panels. 'both' is weight norm in s and t, and batch norm after each transformation. A run has diverged "
+    "when its loss is not finite. Gradient norms are those before clipping, over the whole run; ± is one standard "
+    "error over test images; images per second are those of training with validation, several trials at a time."
 )
 PUBLISHED_HEADINGS = ("source", "data", "posterior", "k", "−ELBO", "NLL", "protocol", "checked")
 

@@ -25,6 +25,7 @@ def test_metrics_and_figures_are_those_of_dvc(graph):
         "nll_against_depth.png",
         "interpolation.png",
         "sweep.png",
+        "stability.png",
     }
 
 
