@@ -32,6 +32,10 @@ LAST_COLUMNS = (
     "negative_elbo_stderr",
     "nll_nats",
     "nll_stderr",
+    "negative_elbo_bits_per_dim",
+    "negative_elbo_bits_per_dim_stderr",
+    "nll_bits_per_dim",
+    "nll_bits_per_dim_stderr",
     "active_units",
     "parameters",
     "epochs",
@@ -102,7 +106,7 @@ def score_trial(
         InputError: the data are missing or damaged.
     """
     test = open_images(prepared, "test", device)
-    scores = flat_metrics(evaluate(vae.to(device), test, trial.evaluation), vae)
+    scores = flat_metrics(evaluate(vae.to(device), test, trial.evaluation), vae, test.image_shape)
     return row(trial, "finished") | {
         "valid_negative_elbo": round(min(record.valid_negative_elbo for record in records), 4),
         "epochs": len(records),

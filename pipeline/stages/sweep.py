@@ -16,6 +16,7 @@ from pipeline.params import Params
 from pipeline.placement import find_trial_placement
 from pipeline.points import Point, families_depths_seeds, nested, resolve
 from pipeline.report.depth import depth_figure
+from pipeline.report.table import describe_values
 from pipeline.trials import columns
 
 
@@ -27,7 +28,7 @@ def run(params: Params) -> None:
     rows = run_sweep(Sweep(params, metadata, paths.PREPARED.resolve(), placement))
     write_csv(paths.REPORTS / "sweep.csv", rows, columns(params))
     flows = {name: family.flow["flow"] for name, family in budget.families.items()}
-    depth_figure(rows, flows, describe(params, metadata), paths.FIGURES / "sweep.png")
+    depth_figure(rows, flows, metadata, describe(params, metadata), paths.FIGURES / "sweep.png")
     for failed in (row for row in rows if row["status"] == "failed"):
         print(f"sweep: {failed['trial']} failed: {failed['reason']}", file=sys.stderr)
     text = io.StringIO()
@@ -43,7 +44,7 @@ def describe(params: Params, metadata: Metadata) -> str:
     seeds = f"seeds {', '.join(map(str, budget.seeds))}" if several else f"seed {budget.seeds[0]}"
     interval = "bars: 95% intervals over seeds" if several else "one seed, so no intervals"
     return (
-        f"Sweep {params.sweep.budget!r}: {metadata.dataset}, {metadata.binarization} binarization\n"
+        f"Sweep {params.sweep.budget!r}: {metadata.dataset}, {describe_values(metadata.binarization)}\n"
         f"{first['training'].epochs} epochs of {metadata.counts['train']:,} images, {seeds} ({interval})"
     )
 

@@ -91,8 +91,8 @@ def test_nll_of_a_model_that_ignores_its_latents():
     with torch.no_grad():
         vae.decoder.convolutions[-2].weight.zero_()
         vae.decoder.convolutions[-2].bias.fill_(math.log(0.3 / 0.7))
-        vae.encoder.head[-1].weight.zero_()
-        vae.encoder.head[-1].bias.copy_(torch.tensor([0, 0, math.log(math.e - 1), math.log(math.e - 1)]))
+        vae.encoder.head.layers[-1].weight.zero_()
+        vae.encoder.head.layers[-1].bias.copy_(torch.tensor([0, 0, math.log(math.e - 1), math.log(math.e - 1)]))
     ink = images.pixels.flatten(1).double().sum(1)
     expected = -(ink * math.log(0.3) + (16 - ink) * math.log(0.7)).mean().item()
     found = scores(vae, images)

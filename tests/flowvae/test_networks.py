@@ -12,6 +12,7 @@ SHAPES = [
     ((3, 64, 32), (4, 4, 4, 4)),
     ((1, 6, 10), (5,)),
 ]
+START = torch.tensor([0.5, -1.0, 2.0, 0.0])  # of a likelihood with four parameters per pixel
 sizes = pytest.mark.parametrize(("image_shape", "channels"), SHAPES)
 
 
@@ -19,7 +20,7 @@ sizes = pytest.mark.parametrize(("image_shape", "channels"), SHAPES)
 @pytest.mark.parametrize("hidden_features", [(), (7,), (7, 6)])
 @pytest.mark.parametrize("context_features", [0, 3])
 def test_encoder_shapes(image_shape, channels, hidden_features, context_features):
-    encoder = ConvEncoder(image_shape, channels, hidden_features, 5, context_features)
+    encoder = ConvEncoder(image_shape, (5,), context_features, channels=channels, hidden_features=hidden_features)
     loc, scale, context = encoder(torch.rand(2, *image_shape))
     assert loc.shape == scale.shape == (2, 5) and context.shape == (2, context_features)
 
@@ -28,13 +29,13 @@ def test_encoder_shapes(image_shape, channels, hidden_features, context_features
 @pytest.mark.parametrize("hidden_features", [(), (7,), (7, 6)])
 @pytest.mark.parametrize("sample_shape", [(), (3,), (2, 3)])
 def test_decoder_shapes(image_shape, channels, hidden_features, sample_shape):
-    decoder = ConvDecoder(image_shape, channels[::-1], hidden_features, 5)
-    assert decoder(torch.randn(*sample_shape, 2, 5)).shape == (*sample_shape, 2, *image_shape)
+    decoder = ConvDecoder(image_shape, (5,), START, channels=channels[::-1], hidden_features=hidden_features)
+    assert decoder(torch.randn(*sample_shape, 2, 5)).shape == (*sample_shape, 2, len(START), *image_shape[1:])
 
 
 @sizes
 def test_every_entry_halves_the_image_once(image_shape, channels):
-    encoder = ConvEncoder(image_shape, channels, (7,), 5, 0)
+    encoder = ConvEncoder(image_shape, (5,), 0, channels=channels, hidden_features=(7,))
     bottom = encoder.convolutions(torch.rand(1, *image_shape))
     factor = 2 ** len(channels)
     expected = (channels[-1], image_shape[1] // factor, image_shape[2] // factor)
@@ -45,15 +46,15 @@ def test_every_entry_halves_the_image_once(image_shape, channels):
 def test_images_that_do_not_halve(image_shape):
     message = f"divisible by 4 .*got {image_shape[1]} x {image_shape[2]}"
     with pytest.raises(ValueError, match=message):
-        ConvEncoder(image_shape, (4, 8), (7,), 5, 0)
+        ConvEncoder(image_shape, (5,), 0, channels=(4, 8), hidden_features=(7,))
     with pytest.raises(ValueError, match=message):
-        ConvDecoder(image_shape, (8, 4), (7,), 5)
+        ConvDecoder(image_shape, (5,), START, channels=(8, 4), hidden_features=(7,))
 
 
 @pytest.mark.parametrize("size", [0.0, 1.0, 1e4, 1e8])
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_scale_is_positive_and_finite(size, sign):
-    encoder = ConvEncoder((1, 8, 8), (4,), (7,), 5, 2)
+    encoder = ConvEncoder((1, 8, 8), (5,), 2, channels=(4,), hidden_features=(7,))
     for output in encoder(sign * size * torch.rand(6, 1, 8, 8)):
         assert output.isfinite().all()
     scale = encoder(sign * size * torch.rand(6, 1, 8, 8))[1]
@@ -61,16 +62,16 @@ def test_scale_is_positive_and_finite(size, sign):
 
 
 def test_scale_keeps_its_floor_when_the_head_is_driven_down():
-    encoder = ConvEncoder((1, 8, 8), (4,), (7,), 5, 0)
+    encoder = ConvEncoder((1, 8, 8), (5,), 0, channels=(4,), hidden_features=(7,))
     with torch.no_grad():
-        encoder.head[-1].bias[5:10] = -1e4
+        encoder.head.layers[-1].bias[5:10] = -1e4
     scale = encoder(torch.rand(3, 1, 8, 8))[1]
     assert (scale > 0).all() and scale.log().isfinite().all()
 
 
 def test_posterior_starts_near_the_prior():
     torch.manual_seed(0)
-    scale = ConvEncoder((1, 28, 28), (4, 8), (32,), 10, 4)(torch.rand(16, 1, 28, 28))[1]
+    scale = ConvEncoder((1, 28, 28), (10,), 4, channels=(4, 8), hidden_features=(32,))(torch.rand(16, 1, 28, 28))[1]
     torch.testing.assert_close(scale, torch.ones_like(scale), rtol=0, atol=0.15)
 
 
@@ -87,7 +88,9 @@ def as_transposed(weight, channels):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_last_layer_is_a_transposed_convolution_of_kernel_6(channels):
-    decoder = ConvDecoder((channels, 12, 8), (5, 4), (7,), 2).double()
+    decoder = ConvDecoder(
+        (channels, 12, 8), (2,), torch.zeros(channels), channels=(5, 4), hidden_features=(7,)
+    ).double()
     convolution, shuffle = decoder.convolutions[-2:]
     hidden = random(0, 2, 4, 6, 4)
     bias = random(1, channels)
@@ -101,7 +104,7 @@ def test_last_layer_is_a_transposed_convolution_of_kernel_6(channels):
 
 def test_every_pixel_depends_on_every_latent_dimension():
     torch.manual_seed(0)
-    decoder = ConvDecoder((1, 8, 8), (4, 4), (16,), 3).double()
+    decoder = ConvDecoder((1, 8, 8), (3,), START, channels=(4, 4), hidden_features=(16,)).double()
     slopes = torch.autograd.functional.jacobian(lambda z: decoder(z[None])[0], random(0, 3))
     assert (slopes != 0).all()
 
