@@ -58,8 +58,8 @@ class LogisticMixture(Likelihood):
 
     @staticmethod
     def initial_output(num_channels: int, *, num_mixtures: int) -> Tensor:
-        """Where the decoder's output starts: equal components, spread evenly over the range."""
-        centres = (2 * torch.arange(num_mixtures) + 1) / num_mixtures - 1
+        """Where the decoder's output starts: equal components, spread evenly over the middle half of the range."""
+        centres = (torch.arange(num_mixtures) + 0.5) / num_mixtures - 0.5
         starts = (torch.zeros(num_mixtures, 1), centres[:, None], torch.full((num_mixtures, 1), INITIAL_LOG_SCALE))
         starts += (torch.zeros(num_mixtures, 1),)
         parts = zip(starts, counts(num_channels), strict=False)
