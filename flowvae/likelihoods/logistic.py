@@ -1,10 +1,12 @@
 """Independent 8-bit values x = k / 255, each a rounded logistic variable on the scale of 2x - 1, in [-1, 1]."""
 
-from typing import Literal
+import math
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid, softplus
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import softplus
 
 from flowvae.config import Config
 from flowvae.likelihoods.likelihood import Likelihood
@@ -62,19 +64,43 @@ def log_level_prob(x: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
     the bin over the scale, no two close numbers are ever subtracted.
 
     Args:
-        x: levels 2k / 255 - 1.
+        x: levels 2k / 255 - 1, without a gradient.
         loc: of the logistic.
-        log_scale: of the logistic.
+        log_scale: of the logistic, at most MAX_LOG_SCALE: under a wider one a bin is too narrow for float32.
     """
-    precision = torch.exp(-log_scale)
-    centre, half_width = (x - loc) * precision, HALF_BIN * precision
-    first, last = x < HALF_BIN - 1, x > 1 - HALF_BIN
-    log_width = torch.log(-torch.expm1(-2 * half_width))
-    return (
-        logsigmoid(half_width + centre).masked_fill(last, 0)
-        + logsigmoid(half_width - centre).masked_fill(first, 0)
-        + torch.where(first | last, 0, log_width)
-    )
+    return _LogLevelProb.apply(x, loc, log_scale)
+
+
+class _LogLevelProb(torch.autograd.Function):
+    """With its gradient by hand, which takes half the time; forward in exp and log alone, the fastest there are."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
+        first, last = x < HALF_BIN - 1, x > 1 - HALF_BIN
+        precision = torch.exp(-log_scale)
+        centre, half_width = (x - loc) * precision, HALF_BIN * precision
+        above = (half_width + centre).masked_fill_(last, math.inf)  # a
+        below = (half_width - centre).masked_fill_(first, math.inf)  # -b
+        rest = torch.exp(-2 * half_width)  # of the factor 1 - rest
+        ctx.save_for_backward(first | last, precision, centre, above, below, rest)
+        ctx.shapes = loc.shape, log_scale.shape
+        tails = (1 + torch.exp(-above.abs())) * (1 + torch.exp(-below.abs()))
+        log_width = torch.log(1 - rest).masked_fill(first | last, 0)
+        return log_width + above.clamp(max=0) + below.clamp(max=0) - torch.log(tails)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor]:
+        at_edge, precision, centre, above, below, rest = ctx.saved_tensors
+        of_above, of_below = torch.sigmoid(-above), torch.sigmoid(-below)
+        of_centre = of_above - of_below
+        of_half_width = of_above + of_below + (2 * rest / (1 - rest)).masked_fill(at_edge, 0)
+        of_log_scale = -(of_centre * centre + of_half_width * (HALF_BIN * precision))
+        return (
+            None,
+            (-grad * precision * of_centre).sum_to_size(ctx.shapes[0]),
+            (grad * of_log_scale).sum_to_size(ctx.shapes[1]),
+        )
 
 
 def clipped_mean(loc: Tensor, log_scale: Tensor) -> Tensor:
@@ -96,8 +122,12 @@ def draw_level(loc: Tensor, log_scale: Tensor, *, generator: torch.Generator) ->
 
 
 def bounded(raw: Tensor) -> Tensor:
-    """A log-scale between -7 and 7, so that a scale is a ninth of a bin at least."""
-    return LOG_SCALE_BOUND * torch.tanh(raw / LOG_SCALE_BOUND)
+    """A log-scale between -7, a scale of a ninth of a bin, and 2, where most of the mass is beyond both edges.
+
+    The identity half way between them, and smooth: min + (max - min) sigmoid.
+    """
+    middle, span = (MAX_LOG_SCALE + MIN_LOG_SCALE) / 2, MAX_LOG_SCALE - MIN_LOG_SCALE
+    return MIN_LOG_SCALE + span * torch.sigmoid((raw - middle) * (4 / span))
 
 
 def to_unit(value: Tensor) -> Tensor:
@@ -107,5 +137,5 @@ def to_unit(value: Tensor) -> Tensor:
 
 MAX_LEVEL = 255
 HALF_BIN = 1 / MAX_LEVEL  # levels are 2 / 255 apart
-LOG_SCALE_BOUND = 7.0
+MIN_LOG_SCALE, MAX_LOG_SCALE = -7.0, 2.0
 INITIAL_LOG_SCALE = -1.0  # about a fifth of the range

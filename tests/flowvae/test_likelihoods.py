@@ -18,7 +18,7 @@ EVERY = [(name, settings) for name, several in SETTINGS.items() for settings in 
 every_likelihood = pytest.mark.parametrize(("name", "settings"), EVERY)
 every_channels = pytest.mark.parametrize("channels", [1, 2, 3])
 # loc and log-scale, on the scale of [-1, 1]: ordinary, at an edge, outside, sharp, and so wide that all is edge
-LOGISTICS = [(0.0, -1.0), (0.3, -3.0), (-1.0, -2.0), (1.0, -7.0), (1.7, -2.0), (-40.0, 1.0), (0.004, -7.0), (0.2, 7.0)]
+LOGISTICS = [(0.0, -1.0), (0.3, -3.0), (-1.0, -2.0), (1.0, -7.0), (1.7, -2.0), (-40.0, 1.0), (0.004, -7.0), (0.2, 2.0)]
 
 
 def output_for(name, settings, channels):
@@ -84,8 +84,8 @@ def test_colours_sum_to_one_by_the_chain_rule(spread):
     """Over blue: to p(red, green). Over green and blue: to p(red), whose sum over red is 1 again."""
     likelihood = mixture_of_one_pixel(3, spread=spread)
     weights = likelihood.logits.softmax(-3).flatten()
-    locs, log_scales = likelihood.loc.flatten(0, -4)[..., 0, 0], likelihood.log_scale.flatten(0, -4)[..., 0, 0]
-    slopes = likelihood.slopes.flatten(0, -4)[..., 0, 0]
+    several = (likelihood.locs, likelihood.log_scales, likelihood.slopes)
+    locs, log_scales, slopes = (torch.stack([part.flatten() for part in parts], dim=-1) for parts in several)  # (K, 3)
     reds = torch.stack([reference(locs[k, 0].item(), log_scales[k, 0].item()) for k in range(3)])
     assert (weights @ reds).sum().item() == pytest.approx(1, abs=1e-12)
     green, blue = (axis.flatten() for axis in torch.meshgrid(LEVELS, LEVELS, indexing="ij"))
@@ -107,7 +107,7 @@ def test_green_depends_on_red_and_blue_on_both():
     raw, make = draw_output("logistic_mixture", {"num_mixtures": 1}, 3, 1, 1, 1)
     raw[:, 7:10] = torch.tensor([0.5, -0.4, 0.9]).atanh()[:, None, None]
     likelihood = make(raw)
-    loc, x = likelihood.loc[0, 0, :, 0, 0], torch.tensor([0.2, 0.6, 1.0]).double()
+    loc, x = torch.stack(likelihood.locs).flatten(), torch.tensor([0.2, 0.6, 1.0]).double()
     red, green, _ = 2 * x - 1
     expected = (loc[0], loc[1] + 0.5 * red, loc[2] - 0.4 * red + 0.9 * green)
     for channel, value in enumerate(expected):
@@ -226,8 +226,8 @@ def test_start_is_a_sensible_image(name, settings, channels):
 
 def test_components_start_apart():
     output = output_for("logistic_mixture", {"num_mixtures": 5}, 3)
-    loc = output.likelihood(output.initial[None, :, None, None]).loc[0, :, :, 0, 0]
-    torch.testing.assert_close(loc, torch.tensor([-0.4, -0.2, 0.0, 0.2, 0.4])[:, None].expand(5, 3))
+    for loc in output.likelihood(output.initial[None, :, None, None]).locs:
+        torch.testing.assert_close(loc.flatten(), torch.tensor([-0.4, -0.2, 0.0, 0.2, 0.4]))
 
 
 @pytest.mark.parametrize(("channels", "expected"), [(1, 12), (2, 20), (3, 40), (4, 36)])
@@ -238,7 +238,7 @@ def test_parameters_of_a_mixture(channels, expected):
 
 def test_one_component_is_the_logistic():
     loc, log_scale = random(0, 2, 1, 4, 4), -1 + random(1, 2, 1, 4, 4)
-    mixture = LogisticMixture(random(2, 2, 1, 4, 4), loc.unsqueeze(1), log_scale.unsqueeze(1), None)
+    mixture = LogisticMixture(random(2, 2, 1, 4, 4), [loc], [log_scale], [])
     logistic = DiscretizedLogistic(loc, log_scale)
     x = logistic.sample(torch.Generator().manual_seed(0))
     torch.testing.assert_close(mixture.log_prob(x), logistic.log_prob(x))
