@@ -82,9 +82,9 @@ def models() -> dict[str, VAEConfig]:
     params = load_params(Path("params.yaml"))
     default = params.vae_config("real-nvp-5", (1, 28, 28))
     large = default.model.model_dump(mode="json") | {
-        "latent_dim": 128,
-        "encoder": {"channels": [128, 256], "hidden_features": [1024], "context_features": 128},
-        "decoder": {"channels": [256, 128], "hidden_features": [1024]},
+        "latent_shape": [128],
+        "encoder": {"name": "conv", "channels": [128, 256], "hidden_features": [1024], "context_features": 128},
+        "decoder": {"name": "conv", "channels": [256, 128], "hidden_features": [1024]},
     }
     flow = default.flow.model_dump(mode="json") | {"num_transforms": 10, "hidden_features": [512, 512]}
     return {

@@ -1,13 +1,14 @@
 """The schema of the library's settings: frozen, strict, without defaults.
 
 Values live in `params.yaml` alone, so no field has a default. An unknown, missing,
-mistyped or out-of-range key is an error that names the key. Flow families and the training
-loop keep their schemas beside their code.
+mistyped or out-of-range key is an error that names the key. Flow families, networks,
+likelihoods, the VAE and the training loop keep their schemas beside their code.
 """
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -15,8 +16,18 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 ProperFraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+
+
+def _vector_or_map(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if len(shape) not in (1, 3):
+        raise PydanticCustomError("latent_shape", "expected [size] or [channels, height, width]")
+    return shape
+
+
 ImageShape = Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Field(strict=False)]
 Widths = Annotated[tuple[PositiveInt, ...], Field(strict=False)]  # YAML and JSON have lists only
+Channels = Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1, max_length=4)]
+LatentShape = Annotated[tuple[PositiveInt, ...], Field(strict=False), AfterValidator(_vector_or_map)]
 
 
 class Config(BaseModel):
@@ -30,29 +41,6 @@ class FlowConfig(Config):
 
     flow: str
     num_transforms: NonNegativeInt
-
-
-class EncoderConfig(Config):
-    """Convolution and pooling layers, then fully connected layers."""
-
-    channels: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1, max_length=4)]
-    hidden_features: Widths
-    context_features: PositiveInt
-
-
-class DecoderConfig(Config):
-    """Fully connected layers, then transposed convolutions; the mirror of the encoder."""
-
-    channels: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1, max_length=4)]
-    hidden_features: Widths
-
-
-class ModelConfig(Config):
-    """All of a VAE but its flow."""
-
-    latent_dim: PositiveInt
-    encoder: EncoderConfig
-    decoder: DecoderConfig
 
 
 class DataConfig(Config):
@@ -70,13 +58,13 @@ class EvaluationConfig(Config):
     num_elbo_samples: Annotated[int, Field(ge=2)]
     num_importance_samples: PositiveInt
     num_nll_images: Annotated[int, Field(ge=2)]
-    chunk_size: Annotated[int, Field(ge=1000)]
+    chunk_size: PositiveInt
     num_figure_images: PositiveInt
     seed: NonNegativeInt
 
 
 class InterpolationConfig(Config):
-    """Paths between pairs of test images of different digits, for two variants side by side."""
+    """Paths between pairs of test images, of different labels where there are labels, for two variants side by side."""
 
     left: str
     right: str

@@ -1,5 +1,6 @@
-"""How good a trained VAE is: -log p(x|z), KL, -ELBO, NLL, active units."""
+"""How good a trained VAE is: -log p(x|z), KL, -ELBO, NLL, bits per dimension, active units."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -138,6 +139,12 @@ def difference_estimate(cheap: Tensor, subset: Tensor, exact: Tensor) -> Estimat
     gap = cheap[subset] - exact
     variance = exact.var() / len(cheap) + gap.var() * (1 / len(gap) - 1 / len(cheap))
     return Estimate((cheap.mean() - gap.mean()).item(), variance.sqrt().item())
+
+
+def bits_per_dim(nats: Estimate, image_shape: tuple[int, int, int]) -> Estimate:
+    """Nats per image as bits per pixel and channel: over C H W ln 2."""
+    per_bit = math.prod(image_shape) * math.log(2)
+    return Estimate(nats.value / per_bit, nats.stderr / per_bit)
 
 
 def active_units(z_mean: Tensor, z_variance: Tensor, num_samples: int, threshold: float = 0.01) -> int:

@@ -50,14 +50,33 @@ def interpolate(vae: VAE, start: Tensor, end: Tensor, num_steps: int, path: str)
         path: an entry of PATHS.
 
     Returns:
-        P(pixel = 1), shape (num_steps, pairs, C, H, W).
+        means of the likelihood, shape (num_steps, pairs, C, H, W).
     """
     ends = (vae.posterior(x).push_loc() for x in (start, end))
     t = torch.linspace(0, 1, num_steps, dtype=start.dtype, device=start.device)
     return vae.likelihood(PATHS[path](*ends, t)).mean
 
 
-def different_digit_pairs(labels: Tensor, num_pairs: int, generator: torch.Generator) -> Tensor:
+def random_pairs(num_images: int, num_pairs: int, generator: torch.Generator) -> Tensor:
+    """Random pairs of images, no image twice.
+
+    Args:
+        num_images: N.
+        num_pairs: how many pairs.
+        generator: on the CPU.
+
+    Returns:
+        indices, shape (num_pairs, 2).
+
+    Raises:
+        ValueError: there are fewer pairs than that.
+    """
+    if num_images < 2 * num_pairs:
+        raise ValueError(f"expected {2 * num_pairs} images for {num_pairs} pairs, found {num_images}")
+    return torch.randperm(num_images, generator=generator)[: 2 * num_pairs].view(num_pairs, 2)
+
+
+def different_label_pairs(labels: Tensor, num_pairs: int, generator: torch.Generator) -> Tensor:
     """Random pairs of images whose labels differ, no image twice.
 
     Matching is greedy, so it finds at least half of the pairs that the labels could give.
@@ -83,4 +102,4 @@ def different_digit_pairs(labels: Tensor, num_pairs: int, generator: torch.Gener
             waiting.append(i)
         if len(pairs) == num_pairs:
             return torch.tensor(pairs)
-    raise ValueError(f"expected labels with {num_pairs} pairs of different digits, found {len(pairs)}")
+    raise ValueError(f"expected labels with {num_pairs} pairs of different labels, found {len(pairs)}")

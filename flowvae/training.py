@@ -258,7 +258,7 @@ def validate(
     device, dtype = images.pixels.device, next(vae.parameters()).dtype
     draws = generator(device, seed, "latent")
     sums = torch.zeros(3, device=device, dtype=dtype)
-    for indices in torch.arange(len(images), device=device).split(VALIDATION_BATCH):
+    for indices in torch.arange(len(images), device=device).split(validation_batch(images)):
         share = workers.share(len(indices))
         x = images.batch(indices, dtype, draws, share)
         noise = torch.randn(len(indices), vae.latent_dim, dtype=dtype, device=device, generator=draws)[share]
@@ -300,9 +300,15 @@ def steps_between_checks(device: torch.device) -> int:
     return 1 if device.type == "cpu" else 100
 
 
+def validation_batch(images: ImageSet) -> int:
+    """Images at once in validation: fewer where they are large, for the decoder's outputs take memory."""
+    return max(1, min(VALIDATION_BATCH, VALIDATION_VALUES // math.prod(images.image_shape)))
+
+
 def norm_of(tensor: Tensor | None) -> float | None:
     """Euclidean norm; None where there is no gradient."""
     return None if tensor is None else tensor.detach().norm().item()
 
 
 VALIDATION_BATCH = 500
+VALIDATION_VALUES = VALIDATION_BATCH * 32 * 32

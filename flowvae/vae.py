@@ -1,15 +1,17 @@
 """The variational autoencoder: posterior(x), likelihood(z), prior."""
 
+from collections.abc import Callable
+from math import prod
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from flowvae.config import Config, ImageShape, ModelConfig
+from flowvae.config import Config, ImageShape, LatentShape
 from flowvae.distributions import DiagonalNormal, StandardNormal, TransformedDistribution
 from flowvae.flows import AnyFlowConfig, build_flow
-from flowvae.likelihoods import Bernoulli
-from flowvae.networks import ConvDecoder, ConvEncoder
+from flowvae.likelihoods import AnyLikelihoodConfig, Likelihood, build_output
+from flowvae.networks import DecoderConfig, EncoderConfig, build_decoder, build_encoder
 
 
 class VAE(nn.Module):
@@ -18,13 +20,24 @@ class VAE(nn.Module):
     Args:
         encoder: x (batch, C, H, W) -> loc, scale (batch, D), context (batch, context_features).
         flow: context -> Transform from z0 to zK.
-        decoder: z (*sample_shape, batch, D) -> logits (*sample_shape, batch, C, H, W).
-        latent_dim: D.
+        decoder: z (*sample_shape, batch, D) -> P parameters per pixel (*sample_shape, batch, P, H, W).
+        latent_shape: (D,), or (channels, height, width) of a map. Latents are flat all the same: the flow and the
+            networks know the map, and D is its product.
+        output_to_likelihood: p(x|z), given what the decoder returns.
     """
 
-    def __init__(self, encoder: nn.Module, flow: nn.Module, decoder: nn.Module, latent_dim: int) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        flow: nn.Module,
+        decoder: nn.Module,
+        latent_shape: tuple[int, ...],
+        output_to_likelihood: Callable[[Tensor], Likelihood],
+    ) -> None:
         super().__init__()
-        self.encoder, self.flow, self.decoder, self.latent_dim = encoder, flow, decoder, latent_dim
+        self.encoder, self.flow, self.decoder = encoder, flow, decoder
+        self.latent_shape, self.latent_dim = latent_shape, prod(latent_shape)
+        self.output_to_likelihood = output_to_likelihood
         self.prior = StandardNormal()  # at zK
 
     def posterior(self, x: Tensor) -> TransformedDistribution:
@@ -33,9 +46,11 @@ class VAE(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             return TransformedDistribution(DiagonalNormal(loc, scale), self.flow(context))
 
-    def likelihood(self, z: Tensor) -> Bernoulli:
+    def likelihood(self, z: Tensor) -> Likelihood:
         """p(x|z) for latents z, shape (*sample_shape, batch, D), in the precision of z."""
-        return Bernoulli(self.decoder(z).to(z.dtype))
+        output = self.decoder(z).to(z.dtype)
+        with torch.autocast(z.device.type, enabled=False):
+            return self.output_to_likelihood(output)
 
     def forward(self, x: Tensor, noise: Tensor) -> "LogDensities":
         """Every log density that a bound on log p(x) is made of, at reparameterized draws.
@@ -49,7 +64,9 @@ class VAE(nn.Module):
         posterior = self.posterior(x)
         with torch.autocast(x.device.type, enabled=False):
             z, log_posterior = posterior.rsample_and_log_prob(noise)
-        return LogDensities(self.likelihood(z).log_prob(x), self.prior.log_prob(z), log_posterior, z)
+        likelihood = self.likelihood(z)
+        with torch.autocast(x.device.type, enabled=False):
+            return LogDensities(likelihood.log_prob(x), self.prior.log_prob(z), log_posterior, z)
 
 
 class LogDensities(NamedTuple):
@@ -59,6 +76,15 @@ class LogDensities(NamedTuple):
     log_prior: Tensor
     log_posterior: Tensor
     z: Tensor
+
+
+class ModelConfig(Config):
+    """All of a VAE but its flow."""
+
+    latent_shape: LatentShape
+    likelihood: AnyLikelihoodConfig
+    encoder: EncoderConfig
+    decoder: DecoderConfig
 
 
 class VAEConfig(Config):
@@ -73,24 +99,18 @@ def build_vae(config: VAEConfig, *, seed: int) -> VAE:
     """A freshly initialized VAE, the same for the same arguments.
 
     Args:
-        config: networks, flow, and the images' (channels, height, width).
+        config: networks, flow, likelihood, and the images' (channels, height, width).
         seed: of the initial weights.
 
     Raises:
-        ValueError: the settings do not fit each other (image size, latent size).
+        ValueError: the settings do not fit each other (image size, latent shape).
     """
-    model = config.model
+    model, image_shape = config.model, config.image_shape
+    output = build_output(model.likelihood, image_shape[0])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        flow = build_flow(config.flow, model.latent_dim, model.encoder.context_features)
-        encoder = ConvEncoder(
-            config.image_shape,
-            model.encoder.channels,
-            model.encoder.hidden_features,
-            model.latent_dim,
-            flow.context_features,
-        )
-        decoder = ConvDecoder(
-            config.image_shape, model.decoder.channels, model.decoder.hidden_features, model.latent_dim
-        )
-    return VAE(encoder, flow, decoder, model.latent_dim).to(memory_format=torch.channels_last)
+        flow = build_flow(config.flow, prod(model.latent_shape), model.encoder.context_features)
+        encoder = build_encoder(model.encoder, image_shape, model.latent_shape, flow.context_features)
+        decoder = build_decoder(model.decoder, image_shape, model.latent_shape, output.initial)
+    vae = VAE(encoder, flow, decoder, model.latent_shape, output.likelihood)
+    return vae.to(memory_format=torch.channels_last)

@@ -60,7 +60,7 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, text.encode("utf-8"))
 
 
-def write_png(path: Path, grey: np.ndarray) -> None:
-    """An image of ink: 0 is white, 1 black, shape (H, W)."""
-    image = Image.fromarray((255 * (1 - grey)).round().astype(np.uint8))
+def write_png(path: Path, ink: np.ndarray) -> None:
+    """An image of ink: 0 is white, 1 black, shape (H, W); in colour (H, W, 3), the ink that takes red, green, blue."""
+    image = Image.fromarray((255 * (1 - ink)).round().astype(np.uint8))
     write_atomically(path, lambda file: image.save(file, format="PNG", optimize=True))

@@ -13,32 +13,37 @@ def image_grid(images: Tensor, zoom: int = 1) -> np.ndarray:
     """Arrange images in rows and columns on white.
 
     Args:
-        images: ink in [0, 1], shape (rows, columns, 1, H, W).
+        images: ink in [0, 1], shape (rows, columns, C, H, W), with C = 1 or 3.
         zoom: pixels per pixel.
 
     Returns:
-        shape (rows * (H zoom + gap) + gap, columns * (W zoom + gap) + gap).
+        ink, shape (rows * (H zoom + gap) + gap, columns * (W zoom + gap) + gap), in colour with a last axis of 3.
     """
-    rows, columns, _, height, width = images.shape
+    rows, columns, channels, height, width = images.shape
     step_y, step_x = height * zoom + GAP, width * zoom + GAP
-    canvas = np.zeros((rows * step_y + GAP, columns * step_x + GAP), np.float32)
-    tiles = images[:, :, 0].cpu().numpy().repeat(zoom, axis=2).repeat(zoom, axis=3)
+    canvas = np.zeros((rows * step_y + GAP, columns * step_x + GAP, channels), np.float32)
+    tiles = images.movedim(2, -1).cpu().numpy().repeat(zoom, axis=2).repeat(zoom, axis=3)
     for y in range(rows):
         for x in range(columns):
             top, left = GAP + y * step_y, GAP + x * step_x
             canvas[top : top + height * zoom, left : left + width * zoom] = tiles[y, x]
-    return canvas
+    return canvas if channels > 1 else canvas[..., 0]
+
+
+def as_ink(images: Tensor, *, eight_bit: bool) -> Tensor:
+    """What to print on white: ones of binary images in black, and 8-bit images as they are."""
+    return 1 - images if eight_bit else images
 
 
 def with_titles(ink: np.ndarray, titles: list[str]) -> np.ndarray:
     """A strip of titles above an image, each centred over its share of the width.
 
     Args:
-        ink: shape (H, W), in [0, 1].
+        ink: shape (H, W) or (H, W, 3), in [0, 1].
         titles: left to right.
 
     Returns:
-        shape (TITLE_HEIGHT + H, W).
+        shape (TITLE_HEIGHT + H, W), in colour with a last axis of 3.
     """
     width = ink.shape[1]
     strip = Image.new("L", (width, TITLE_HEIGHT))
@@ -46,4 +51,7 @@ def with_titles(ink: np.ndarray, titles: list[str]) -> np.ndarray:
     for i, title in enumerate(titles):
         centre = (i + 0.5) * width / len(titles)
         draw.text((centre, TITLE_HEIGHT / 2), title, fill=255, font=font, anchor="mm")
-    return np.concatenate((np.asarray(strip, np.float32) / 255, ink))
+    text = np.asarray(strip, np.float32) / 255
+    if ink.ndim == 3:
+        text = np.repeat(text[..., None], ink.shape[-1], axis=-1)
+    return np.concatenate((text, ink))

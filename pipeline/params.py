@@ -14,13 +14,13 @@ from flowvae.config import (
     EvaluationConfig,
     ImageShape,
     InterpolationConfig,
-    ModelConfig,
     NonNegativeInt,
 )
 from flowvae.errors import InputError
 from flowvae.flows import FLOWS, AnyFlowConfig
+from flowvae.likelihoods import LIKELIHOODS
 from flowvae.training import TrainingConfig
-from flowvae.vae import VAEConfig, build_vae
+from flowvae.vae import ModelConfig, VAEConfig, build_vae
 from pipeline.sweeps import StabilityConfig, SweepConfig
 
 VariantName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
@@ -170,8 +170,27 @@ def contradictions(params: Params) -> Iterator[str]:
             yield f"{key}: expected one of the variants ({', '.join(params.variants)}), got {variant!r}"
     if params.training.objective == "importance_weighted" and params.training.free_nats:
         yield f"training.free_nats: expected 0 with the importance_weighted objective, got {params.training.free_nats}"
+    if problem := misread(params.data, params.model):
+        yield problem
     if len(set(params.seeds)) < len(params.seeds):
         yield f"seeds: expected each seed once, got {list(params.seeds)}"
+
+
+def misread(data: DataConfig, model: ModelConfig) -> str | None:
+    """What is wrong if the likelihood is of bits and the data are 8-bit values, or the other way round."""
+    bits = [name for name, kind in LIKELIHOODS.items() if kind.likelihood.of_bits]
+    if (model.likelihood.name in bits) != eight_bit(data.binarization):
+        return None
+    fitting = [name for name in LIKELIHOODS if (name in bits) != eight_bit(data.binarization)]
+    return (
+        f"model.likelihood.name: expected one of {', '.join(fitting)} where data.binarization is "
+        f"{data.binarization}, got {model.likelihood.name}"
+    )
+
+
+def eight_bit(binarization: str) -> bool:
+    """Whether images stay 8-bit values under this `data.binarization`, instead of becoming bits."""
+    return binarization == "none"
 
 
 def check_models(params: Params, path: Path) -> None:

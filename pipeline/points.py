@@ -7,11 +7,12 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from flowvae.config import EvaluationConfig, ModelConfig
+from flowvae.config import EvaluationConfig
 from flowvae.errors import InputError
 from flowvae.flows import AnyFlowConfig
 from flowvae.training import TrainingConfig
-from pipeline.params import Params, describe
+from flowvae.vae import ModelConfig
+from pipeline.params import Params, describe, misread
 from pipeline.preset import overlay
 from pipeline.sweeps import Range
 
@@ -116,6 +117,9 @@ def check_sweep(params: Params) -> Iterator[str]:
     for name, family in budget.families.items():
         for depth in family.num_transforms:
             try:
-                resolve(params, Point(name, depth, 0, middle))
+                sections = resolve(params, Point(name, depth, 0, middle))
             except InputError as error:
                 yield from str(error).splitlines()
+                continue
+            if problem := misread(params.data, sections["model"]):
+                yield f"{where}, {name} with k = {depth}: {problem}"

@@ -1,7 +1,7 @@
 """Put a preset into params.yaml: python -m pipeline.preset NAME, or a FILE.yaml.
 
 A preset is a part of params.yaml, kept in params/NAME.yaml. What it names replaces what params.yaml has;
-all else, comments too, stays.
+all else, comments too, stays. A mapping of KINDS that gives its `name` is replaced as one.
 """
 
 import io
@@ -18,6 +18,7 @@ from pipeline.paths import PARAMS
 
 PRESETS = Path("params")
 WHOLE = ("variants", "schedule", "kl_warmup")  # replaced as one, not key by key
+KINDS = ("likelihood", "encoder", "decoder")  # their keys depend on their `name`
 
 
 def main() -> int:
@@ -68,7 +69,8 @@ def overlay(content: Any, changes: Any) -> Any:
         return changes
     merged = content.copy()
     for key, value in changes.items():
-        merged[key] = value if key in WHOLE or key not in content else overlay(content[key], value)
+        whole = key in WHOLE or key not in content or (key in KINDS and isinstance(value, dict) and "name" in value)
+        merged[key] = value if whole else overlay(content[key], value)
     return merged
 
 

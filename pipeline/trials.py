@@ -20,6 +20,7 @@ from flowvae.workers import Alone
 from pipeline.fitting import Task, fit_task
 from pipeline.params import Params
 from pipeline.points import Point, families_depths_seeds, resolve
+from pipeline.report.table import describe_values
 from pipeline.scores import flat_metrics
 
 FIRST_COLUMNS = ("family", "num_transforms", "seed")
@@ -33,6 +34,10 @@ LAST_COLUMNS = (
     "negative_elbo_stderr",
     "nll_nats",
     "nll_stderr",
+    "negative_elbo_bits_per_dim",
+    "negative_elbo_bits_per_dim_stderr",
+    "nll_bits_per_dim",
+    "nll_bits_per_dim_stderr",
     "active_units",
     "parameters",
     "mean_grad_norm",
@@ -107,7 +112,7 @@ def score_trial(
         InputError: the data are missing or damaged.
     """
     test = open_images(prepared, "test", device)
-    scores = flat_metrics(evaluate(vae.to(device), test, trial.evaluation), vae)
+    scores = flat_metrics(evaluate(vae.to(device), test, trial.evaluation), vae, test.image_shape)
     return row(trial, "finished") | {
         "valid_negative_elbo": round(min(record.valid_negative_elbo for record in records), 4),
         "mean_grad_norm": round(mean(record.mean_grad_norm for record in records), 4),
@@ -132,7 +137,7 @@ def describe(params: Params, metadata: Metadata) -> str:
     interval = "bars: 95% intervals over seeds" if several else "one seed, so no intervals"
     epochs = "1 epoch" if first.epochs == 1 else f"{first.epochs} epochs"
     return (
-        f"{section.capitalize()} {params.sweep.budget!r}: {metadata.dataset}, {metadata.binarization} binarization\n"
+        f"{section.capitalize()} {params.sweep.budget!r}: {metadata.dataset}, {describe_values(metadata.binarization)}\n"
         f"{epochs} of {metadata.counts['train']:,} images, {seeds} ({interval})"
     )
 

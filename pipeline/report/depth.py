@@ -10,7 +10,9 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from scipy.stats import t as student
 
+from flowvae.data.arrays import Metadata
 from pipeline.files import read_csv
+from pipeline.params import eight_bit
 from pipeline.report.figures import BASE_COLOR, COLORMAPS, STYLE, save_png
 
 PANELS = {
@@ -65,19 +67,22 @@ def half_width(values: list[float]) -> float | None:
     return student.ppf((1 + LEVEL) / 2, len(values) - 1) * stdev(values) / len(values) ** 0.5
 
 
-def depth_figure(rows: Sequence[dict[str, Any]], flows: Mapping[str, str], title: str, path: Path) -> None:
+def depth_figure(
+    rows: Sequence[dict[str, Any]], flows: Mapping[str, str], metadata: Metadata, title: str, path: Path
+) -> None:
     """NLL, -ELBO, reconstruction and KL against k, and what others reached.
 
     Args:
         rows: of the sweep's table.
         flows: the entry of FLOWS of each family, in the order in which they are drawn.
+        metadata: of the images; results on others are left out.
         title: what all points have in common.
         path: of the PNG file.
     """
     with plt.rc_context(STYLE):
         figure, panels = plt.subplots(2, 2, figsize=(9, 8.5), layout="constrained", sharex=True)
         ticks: set[int] = set()
-        others = {flow: published(flow) for flow in flows.values()}
+        others = {flow: published(flow, metadata) for flow in flows.values()}
         for panel, (column, label) in zip(panels.flat, PANELS.items(), strict=True):
             ticks |= draw(panel, rows, flows, others, column)
             panel.set(ylabel=label, xscale="log")
@@ -121,14 +126,21 @@ def draw(
     return ticks
 
 
-def published(flow: str) -> Published:
-    """(k, value) by column of others' results with a flow of this kind, by who reached them and how."""
+def published(flow: str, metadata: Metadata) -> Published:
+    """(k, value) by column of others' results on such images with a flow of this kind, by who reached them and how."""
     found: Published = {}
     for row in read_csv(PUBLISHED):
-        if row["posterior"].startswith(flow) and row["num_transforms"] != "0":
+        if row["posterior"].startswith(flow) and row["num_transforms"] != "0" and is_of(row, metadata):
             label = f"{row['source']}: {row['posterior']}, {row['binarization']}, {row['protocol']}"
             columns = found.setdefault(label, {column: [] for column in PANELS})
             for column in PANELS:
                 if row.get(column):
                     columns[column].append((int(row["num_transforms"]), float(row[column])))
     return {label: columns for label, columns in found.items() if any(columns.values())}
+
+
+def is_of(row: Mapping[str, str], metadata: Metadata) -> bool:
+    """Whether a published result is of the same images, with the same kind of values."""
+    name, _, _ = metadata.dataset.partition(",")  # what follows are the particulars
+    same_images = row["dataset"].removeprefix("binarized ") == name
+    return same_images and eight_bit(row["binarization"]) == eight_bit(metadata.binarization)

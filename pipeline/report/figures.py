@@ -25,7 +25,8 @@ STYLE = {
 COLORMAPS = ("Blues", "Oranges", "Greens", "Purples", "Reds")  # one per family, darker with depth
 BASE_COLOR = "black"
 SPLITS = {"train": "training images", "valid": "validation images"}
-VISIBLE_NATS = 25  # learning curves start hundreds of nats up; the view begins this far above the best
+VISIBLE_NATS = 25  # learning curves start hundreds of nats up; the view begins this far above the best,
+VISIBLE_SHARE = 0.05  # or, where images have many nats, this share of the best
 
 
 def learning_curves(runs: Sequence[Run], path: Path) -> None:
@@ -43,7 +44,9 @@ def learning_curves(runs: Sequence[Run], path: Path) -> None:
             panel.set(title=title, xlabel="epoch")
             panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         losses = [point[f"{split}_negative_elbo"] for run in runs for point in run.curve for split in SPLITS]
-        panels[0].set(ylabel="−ELBO (nats)", ylim=(min(losses) - 2, min(losses) + VISIBLE_NATS))
+        best = min(losses)
+        visible = max(VISIBLE_NATS, VISIBLE_SHARE * abs(best))
+        panels[0].set(ylabel="−ELBO (nats)", ylim=(best - 0.08 * visible, best + visible))
         panels[1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
         save_png(figure, path)
 

@@ -10,7 +10,7 @@ from pipeline import paths
 from pipeline.files import read_csv
 from pipeline.params import Params, run_key
 from pipeline.report import stability
-from pipeline.report.table import HEADINGS, Run, Summary, cells, describe_protocol, markdown
+from pipeline.report.table import Run, Summary, describe_protocol, markdown, table
 
 HERE = Path(__file__).parent
 SWEEP_CAPTION = (
@@ -55,7 +55,7 @@ def markdown_page(params: Params, runs: list[Run], rows: list[Summary]) -> str:
     parts = [
         f"# {params.report.title}",
         *([f"> **{banner}**"] if banner else []),
-        markdown(HEADINGS, [cells(row) for row in rows]),
+        markdown(*table(runs, rows)),
         describe_protocol(runs, params.report.reference),
         "![−ELBO and NLL against depth](figures/nll_against_depth.png)",
         "![Interpolation](figures/interpolation.png)",
@@ -83,11 +83,12 @@ def html_page(params: Params, runs: list[Run], rows: list[Summary]) -> str:
     """reports/index.html: every picture is inside."""
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
     best = min(row.negative_elbo for row in rows)
+    headings, lines = table(runs, rows)
     return environment.get_template("page.html.j2").render(
         title=params.report.title,
         banner=runs[0].protocol["data"]["banner"],
-        headings=[heading.replace("\\|", "|") for heading in HEADINGS],
-        rows=[{"cells": cells(row), "best": row.negative_elbo == best} for row in rows],
+        headings=[heading.replace("\\|", "|") for heading in headings],
+        rows=[{"cells": line, "best": row.negative_elbo == best} for line, row in zip(lines, rows, strict=True)],
         protocol=describe_protocol(runs, params.report.reference),
         images={
             "depth": data_uri(paths.FIGURES / "nll_against_depth.png"),
@@ -111,8 +112,8 @@ def interpolation_caption(params: Params) -> str:
     config = params.interpolation
     return (
         f"Latent interpolation, {config.left} (left) beside {config.right} (right), seed {params.seeds[0]}. Each row: "
-        f"two real test images of different digits at the ends, between them the decoded {config.path} path from one's "
-        f"posterior mean, pushed through the flow, to the other's."
+        f"two real test images at the ends, of different labels where the data have labels, between them the decoded "
+        f"{config.path} path from one's posterior mean, pushed through the flow, to the other's."
     )
 
 

@@ -1,6 +1,6 @@
 """The table: one row per variant and seed, and their summary; two protocols never share it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -9,7 +9,7 @@ from typing import Any
 from flowvae.errors import InputError
 from pipeline import paths
 from pipeline.files import read_csv, read_json
-from pipeline.params import Params, run_key
+from pipeline.params import Params, eight_bit, run_key
 
 COLUMNS = (
     "variant",
@@ -27,13 +27,17 @@ COLUMNS = (
     "negative_elbo_stderr",
     "nll_nats",
     "nll_stderr",
+    "negative_elbo_bits_per_dim",
+    "negative_elbo_bits_per_dim_stderr",
+    "nll_bits_per_dim",
+    "nll_bits_per_dim_stderr",
     "num_importance_samples",
     "parameters",
 )
 PER_RUN = ("variant", "seed", "flow")  # what may differ between rows of one table
 ABSENT = object()  # differs from every value, null too
 METRICS = (
-    *(name for name in COLUMNS if name.endswith(("_nats", "_stderr"))),
+    *(name for name in COLUMNS if name.endswith(("_nats", "_stderr", "_bits_per_dim"))),
     "active_units",
     "parameters",
 )
@@ -169,6 +173,9 @@ class Summary:
     seed_spread: float | None  # standard deviation of -ELBO over seeds
     active_units: float
     parameters: int
+    negative_elbo_bits: float  # per dimension
+    nll_bits: float
+    nll_bits_stderr: float
 
 
 def summarize(runs: Iterable[Run], reference: str) -> list[Summary]:
@@ -197,10 +204,26 @@ def summary(group: list[Run], base: float) -> Summary:
         seed_spread=stdev(bounds) if len(bounds) > 1 else None,
         active_units=average["active_units"],
         parameters=group[0].metrics["parameters"],
+        negative_elbo_bits=average["negative_elbo_bits_per_dim"],
+        nll_bits=average["nll_bits_per_dim"],
+        nll_bits_stderr=average["nll_bits_per_dim_stderr"],
     )
 
 
 HEADINGS = ("variant", "k", "−log p(x\\|z)", "KL", "−ELBO", "gain", "NLL", "active units", "parameters")
+BITS_HEADINGS = ("−ELBO, bits/dim", "NLL, bits/dim")
+
+
+def table(runs: Sequence[Run], rows: Iterable[Summary]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Headings and rows, as text; 8-bit data have bits per dimension at the end."""
+    if not eight_bit(runs[0].protocol["data"]["binarization"]):
+        return HEADINGS, [cells(row) for row in rows]
+    return HEADINGS + BITS_HEADINGS, [cells(row) + bits_cells(row) for row in rows]
+
+
+def bits_cells(row: Summary) -> tuple[str, ...]:
+    """Under BITS_HEADINGS."""
+    return f"{row.negative_elbo_bits:.3f}", f"{row.nll_bits:.3f} ± {row.nll_bits_stderr:.3f}"
 
 
 def cells(row: Summary) -> tuple[str, ...]:
@@ -226,6 +249,11 @@ def markdown(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "\n".join("| " + " | ".join(cell.rjust(width) for cell, width in zip(line, widths)) + " |" for line in lines)
 
 
+def describe_values(binarization: str) -> str:
+    """What the pixels are."""
+    return "8-bit values" if eight_bit(binarization) else f"{binarization} binarization"
+
+
 def describe_protocol(runs: list[Run], reference: str) -> str:
     """One paragraph: what every number of the table rests on."""
     protocol = runs[0].protocol
@@ -233,7 +261,7 @@ def describe_protocol(runs: list[Run], reference: str) -> str:
     seeds = sorted({run.seed for run in runs})
     counts = data["counts"]
     return (
-        f"{data['dataset']}, {data['binarization']} binarization (seed {data['binarization_seed']}), "
+        f"{data['dataset']}, {describe_values(data['binarization'])} (seed {data['binarization_seed']}), "
         f"{counts['train']:,} / {counts['valid']:,} / {counts['test']:,} images ({data['split']}); "
         f"{protocol['epochs']} epochs of batches of {training['batch_size']}, "
         f"training seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}, "

@@ -20,8 +20,8 @@ from flowvae.weights import load
 from pipeline import paths
 from pipeline.device import describe_device, keep_freed_memory, pick_device
 from pipeline.files import read_json, write_json, write_png
-from pipeline.grids import image_grid
-from pipeline.params import Params, run_key
+from pipeline.grids import as_ink, image_grid
+from pipeline.params import Params, eight_bit, run_key
 from pipeline.placement import find_placement
 from pipeline.scores import flat_metrics
 from pipeline.timings import record_timing
@@ -45,7 +45,7 @@ def run(params: Params, variant: str, seed: int) -> None:
     evaluation, seconds = scored.evaluation, scored.seconds
     num_images = metadata.counts["test"]
     num_passes = num_images * config.num_elbo_samples + evaluation.num_nll_images * config.num_importance_samples
-    write_json(paths.METRICS / f"{key}.json", flat_metrics(evaluation, vae))
+    write_json(paths.METRICS / f"{key}.json", flat_metrics(evaluation, vae, metadata.image_shape))
     counts = {"num_nll_images": evaluation.num_nll_images}
     write_json(paths.PROTOCOLS / f"{key}.json", trained | {"evaluation": config.model_dump() | counts})
     write_png(paths.FIGURES / "samples" / f"{key}.png", scored.samples)
@@ -70,7 +70,7 @@ class Scored:
 
     Args:
         evaluation: the estimates.
-        samples: a figure of ink, shape (H, W).
+        samples: a figure of ink, shape (H, W), in colour (H, W, 3).
         reconstructions: the same.
         seconds: that `evaluation` took.
         device: in words.
@@ -90,29 +90,36 @@ def score(vae: VAE, config: EvaluationConfig, prepared: Path, device: torch.devi
     started = time.monotonic()
     evaluation = evaluate(vae, images, config)
     seconds = time.monotonic() - started
-    figures = samples(vae, config.num_figure_images, config.seed), reconstructions(vae, images, config)
+    ink = partial(as_ink, eight_bit=eight_bit(read_metadata(prepared).binarization))
+    figures = (
+        image_grid(rows_of(ink(samples(vae, config.num_figure_images, config.seed)))),
+        image_grid(pairs_of_rows(*map(ink, reconstructions(vae, images, config)))),
+    )
     return Scored(evaluation, *figures, seconds, describe_device(device))
 
 
 @torch.inference_mode()
-def samples(vae: VAE, num_images: int, seed: int) -> np.ndarray:
-    """P(pixel = 1) at draws from the prior, the same draws for every variant."""
+def samples(vae: VAE, num_images: int, seed: int) -> Tensor:
+    """Means of the likelihood at draws from the prior, the same draws for every variant."""
     weight = next(vae.parameters())
     noise = generator(weight.device, seed, "prior")
     z = torch.randn(num_images, vae.latent_dim, dtype=weight.dtype, device=weight.device, generator=noise)
-    return image_grid(rows_of(vae.likelihood(z).mean))
+    return vae.likelihood(z).mean
 
 
 @torch.inference_mode()
-def reconstructions(vae: VAE, images: ImageSet, config: EvaluationConfig) -> np.ndarray:
-    """Test images, each row above its reconstruction from the pushed posterior mean."""
+def reconstructions(vae: VAE, images: ImageSet, config: EvaluationConfig) -> tuple[Tensor, Tensor]:
+    """Test images, and their reconstructions from the pushed posterior mean."""
     device, dtype = images.pixels.device, next(vae.parameters()).dtype
     images = images.freeze(generator(device, config.seed, "binarization"))
     chosen = torch.randperm(len(images), generator=generator("cpu", config.seed, "pairs"))[: config.num_figure_images]
     x = images.batch(chosen.to(device), dtype, generator(device, config.seed, "binarization"))
-    means = vae.likelihood(vae.posterior(x).push_loc()).mean
-    pairs = torch.stack((rows_of(x), rows_of(means)), dim=1)  # (rows, 2, columns, C, H, W)
-    return image_grid(pairs.flatten(0, 1))
+    return x, vae.likelihood(vae.posterior(x).push_loc()).mean
+
+
+def pairs_of_rows(upper: Tensor, lower: Tensor) -> Tensor:
+    """Each row of one set of images above that of the other, shape (2 rows, columns, C, H, W)."""
+    return torch.stack((rows_of(upper), rows_of(lower)), dim=1).flatten(0, 1)
 
 
 def rows_of(images: Tensor) -> Tensor:

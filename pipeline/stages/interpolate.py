@@ -1,18 +1,18 @@
-"""interpolate: paths between test images of different digits, two variants side by side."""
+"""interpolate: paths between test images, two variants side by side."""
 
 import torch
 from torch import Tensor
 
-from flowvae.data.arrays import open_images, open_labels
+from flowvae.data.arrays import open_images, open_labels, read_metadata
 from flowvae.errors import InputError
-from flowvae.interpolation import different_digit_pairs, interpolate
+from flowvae.interpolation import different_label_pairs, interpolate, random_pairs
 from flowvae.randomness import generator
 from flowvae.weights import load
 from pipeline import paths
 from pipeline.device import pick_device
 from pipeline.files import write_png
-from pipeline.grids import image_grid, with_titles
-from pipeline.params import Params, run_key
+from pipeline.grids import as_ink, image_grid, with_titles
+from pipeline.params import Params, eight_bit, run_key
 
 ZOOM = 2
 BLANK_COLUMNS = 1  # between the two variants
@@ -24,18 +24,26 @@ def run(params: Params) -> None:
     images = open_images(paths.PREPARED, "test", device).freeze(bits)
     order = generator("cpu", config.seed, "pairs")
     try:
-        pairs = different_digit_pairs(open_labels(paths.PREPARED), config.num_pairs, order).to(device)
+        pairs = pairs_to_join(open_labels(paths.PREPARED), config.num_pairs, order).to(device)
     except ValueError as error:
         raise InputError(f"params.yaml: interpolation.num_pairs: {error}") from error
-    halves = []
+    levels, halves = eight_bit(read_metadata(paths.PREPARED).binarization), []
     for variant in (config.left, config.right):
         vae = load(paths.MODELS / run_key(variant, params.seeds[0]), device)
         dtype = next(vae.parameters()).dtype
         start, end = (images.batch(pairs[:, i], dtype, bits) for i in (0, 1))
         path = interpolate(vae, start, end, config.num_steps, config.path)
-        halves.append(torch.cat((start[None], path, end[None])).transpose(0, 1))  # (pairs, steps + 2, C, H, W)
+        rows = torch.cat((start[None], path, end[None])).transpose(0, 1)  # (pairs, steps + 2, C, H, W)
+        halves.append(as_ink(rows, eight_bit=levels))
     grid = image_grid(side_by_side(*halves), ZOOM)
     write_png(paths.FIGURES / "interpolation.png", with_titles(grid, [config.left, config.right]))
+
+
+def pairs_to_join(labels: Tensor, num_pairs: int, generator: torch.Generator) -> Tensor:
+    """Pairs of different labels, or any pairs of data without labels, which have 0 for all; shape (num_pairs, 2)."""
+    if labels.any():
+        return different_label_pairs(labels, num_pairs, generator)
+    return random_pairs(len(labels), num_pairs, generator)
 
 
 def side_by_side(left: Tensor, right: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ def run(params: Params) -> None:
     table = [{name: value for name, value in row.items() if name != SPEED} for row in rows]
     write_csv(paths.REPORTS / "sweep.csv", table, columns(params))
     flows = {name: family.flow["flow"] for name, family in budget.families.items()}
-    depth_figure(rows, flows, describe(params, metadata), paths.FIGURES / "sweep.png")
+    depth_figure(rows, flows, metadata, describe(params, metadata), paths.FIGURES / "sweep.png")
     for ended in (row for row in rows if row["status"] in ("failed", "diverged")):
         print(f"sweep: {ended['trial']} {ended['status']}: {ended['reason']}", file=sys.stderr)
     text = io.StringIO()

@@ -25,9 +25,10 @@ FLOW_SETTINGS = {
     ),
 }
 MODEL = {
-    "latent_dim": 2,
-    "encoder": {"channels": [3], "hidden_features": [8], "context_features": 4},
-    "decoder": {"channels": [3], "hidden_features": [8]},
+    "latent_shape": [2],
+    "likelihood": {"name": "bernoulli"},
+    "encoder": {"name": "conv", "channels": [3], "hidden_features": [8], "context_features": 4},
+    "decoder": {"name": "conv", "channels": [3], "hidden_features": [8]},
 }
 TRAINING = {
     "epochs": 4,

@@ -9,8 +9,16 @@ from torch.distributions import Normal, kl_divergence
 
 from flowvae.config import EvaluationConfig
 from flowvae.data.images import ImageSet
-from flowvae.evaluation import active_units, difference_estimate, evaluate, log_importance_weights, mean_estimate
-from flowvae.objectives import elbo
+from flowvae.evaluation import (
+    Estimate,
+    active_units,
+    bits_per_dim,
+    difference_estimate,
+    evaluate,
+    log_importance_weights,
+    mean_estimate,
+)
+from flowvae.objectives import elbo, importance_weighted_bound
 
 SETTINGS = {
     "num_elbo_samples": 4,
@@ -91,8 +99,8 @@ def test_nll_of_a_model_that_ignores_its_latents():
     with torch.no_grad():
         vae.decoder.convolutions[-2].weight.zero_()
         vae.decoder.convolutions[-2].bias.fill_(math.log(0.3 / 0.7))
-        vae.encoder.head[-1].weight.zero_()
-        vae.encoder.head[-1].bias.copy_(torch.tensor([0, 0, math.log(math.e - 1), math.log(math.e - 1)]))
+        vae.encoder.head.layers[-1].weight.zero_()
+        vae.encoder.head.layers[-1].bias.copy_(torch.tensor([0, 0, math.log(math.e - 1), math.log(math.e - 1)]))
     ink = images.pixels.flatten(1).double().sum(1)
     expected = -(ink * math.log(0.3) + (16 - ink) * math.log(0.7)).mean().item()
     found = scores(vae, images)
@@ -151,3 +159,30 @@ def test_active_units_subtracts_the_noise_of_the_draws():
     assert (z_mean.var(0) > 0.01).all()  # without the correction all would count
     assert active_units(z_mean, z_variance, num_draws) == 2
     assert active_units(z_mean, z_variance, num_draws, threshold=0.5) == 1
+
+
+def test_bits_per_dim_of_a_uniform_distribution():
+    """Every one of 3 x 4 x 5 values takes 8 bits, whatever the size of the image."""
+    for shape in ((3, 4, 5), (1, 28, 28)):
+        nats = Estimate(math.prod(shape) * math.log(256), math.prod(shape) * math.log(2))
+        found = bits_per_dim(nats, shape)
+        assert found.value == pytest.approx(8) and found.stderr == pytest.approx(1)
+
+
+def test_bits_per_dim_of_a_known_distribution_are_its_entropy():
+    """8-bit images drawn from p(x); a model that ignores its latents and knows p(x) must be told its entropy."""
+    loc, log_scale = 0.2, -1.5
+    vae = tiny_vae(std=0, likelihood={"name": "discretized_logistic"})
+    with torch.no_grad():
+        vae.decoder.convolutions[-2].weight.zero_()
+        vae.decoder.convolutions[-2].bias.copy_(torch.tensor([loc, log_scale]).repeat_interleave(4))
+        known = vae.likelihood(torch.zeros(1000, 2).double())
+        x = known.sample(torch.Generator().manual_seed(0))
+        edges = (2 * torch.arange(255, dtype=torch.float64) + 1) / 255 - 1
+        scale = known.log_scale.flatten()[0].exp()
+        below = torch.sigmoid((edges - loc) / scale)
+        p = torch.cat((below, torch.ones(1).double())) - torch.cat((torch.zeros(1).double(), below))
+        entropy = -torch.special.xlogy(p, p).sum().item() / math.log(2)
+        found = bits_per_dim(mean_estimate(-importance_weighted_bound(vae(x, random(1, 100, 1000, 2)))), (1, 4, 4))
+    assert found.stderr < 0.01
+    assert abs(found.value - entropy) < 5 * found.stderr

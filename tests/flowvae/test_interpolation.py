@@ -4,7 +4,7 @@ import pytest
 import torch
 from examples import random, tiny_vae
 
-from flowvae.interpolation import PATHS, different_digit_pairs, interpolate, linear, spherical
+from flowvae.interpolation import PATHS, different_label_pairs, interpolate, linear, spherical
 
 T = torch.linspace(0, 1, 7, dtype=torch.float64)
 every_path = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
@@ -67,7 +67,7 @@ def test_interpolate_decodes_the_pushed_means(path, family):
 
 
 def pairs_of(labels, num_pairs, seed=0):
-    return different_digit_pairs(torch.as_tensor(labels), num_pairs, torch.Generator().manual_seed(seed))
+    return different_label_pairs(torch.as_tensor(labels), num_pairs, torch.Generator().manual_seed(seed))
 
 
 LABELS = {
@@ -98,7 +98,7 @@ def test_pairs_of_sorted_labels_are_not_the_first_digits():
 
 @pytest.mark.parametrize(("labels", "num_pairs"), [([3] * 10, 1), ([0, 1, 2], 2), ([0] * 9 + [1], 2), ([], 1)])
 def test_impossible_pairs(labels, num_pairs):
-    with pytest.raises(ValueError, match=f"{num_pairs} pairs of different digits"):
+    with pytest.raises(ValueError, match=f"{num_pairs} pairs of different labels"):
         pairs_of(labels, num_pairs)
 
 

@@ -12,7 +12,11 @@ from flowvae.flows import FLOWS
 ROOT = Path(__file__).parents[2]
 # Each line may import the lines above it, never itself or what is below.
 ORDER = [
-    ["errors", "config", "files", "randomness", "transforms", "networks", "likelihoods", "workers"],
+    ["errors", "config", "files", "randomness", "transforms", "workers"],
+    ["networks.mlp", "likelihoods.likelihood"],
+    ["networks.heads", "likelihoods.bernoulli", "likelihoods.logistic"],
+    ["networks.conv", "networks.residual", "likelihoods.logistic_mixture"],
+    ["networks", "likelihoods"],
     ["distributions", "data.images", "schedules", "checkpoint"],
     ["flows.none", "flows.planar", "flows.real_nvp", "data.binarization", "data.arrays"],
     ["flows", "data.sources"],

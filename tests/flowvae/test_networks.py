@@ -1,10 +1,24 @@
-"""Encoder, decoder and MLP: shapes, bounds and the sub-pixel form of the last layer."""
+"""Encoders, decoders and MLP: shapes, bounds, starts, and the sub-pixel form of the last layer."""
+
+from math import prod
 
 import pytest
 import torch
-from examples import random
+from examples import perturb, random
 
-from flowvae.networks import MLP, ConvDecoder, ConvEncoder, bottom_shape, context_terms
+from flowvae.networks import (
+    MLP,
+    NETWORKS,
+    ConvDecoder,
+    ConvEncoder,
+    ResidualDecoder,
+    ResidualEncoder,
+    bottom_shape,
+    build_decoder,
+    build_encoder,
+    context_terms,
+)
+from flowvae.networks.residual import ResidualBlock
 
 SHAPES = [
     ((1, 28, 28), (4, 8)),
@@ -12,6 +26,7 @@ SHAPES = [
     ((3, 64, 32), (4, 4, 4, 4)),
     ((1, 6, 10), (5,)),
 ]
+START = torch.tensor([0.5, -1.0, 2.0, 0.0])  # of a likelihood with four parameters per pixel
 sizes = pytest.mark.parametrize(("image_shape", "channels"), SHAPES)
 
 
@@ -19,7 +34,7 @@ sizes = pytest.mark.parametrize(("image_shape", "channels"), SHAPES)
 @pytest.mark.parametrize("hidden_features", [(), (7,), (7, 6)])
 @pytest.mark.parametrize("context_features", [0, 3])
 def test_encoder_shapes(image_shape, channels, hidden_features, context_features):
-    encoder = ConvEncoder(image_shape, channels, hidden_features, 5, context_features)
+    encoder = ConvEncoder(image_shape, (5,), context_features, channels=channels, hidden_features=hidden_features)
     loc, scale, context = encoder(torch.rand(2, *image_shape))
     assert loc.shape == scale.shape == (2, 5) and context.shape == (2, context_features)
 
@@ -28,13 +43,13 @@ def test_encoder_shapes(image_shape, channels, hidden_features, context_features
 @pytest.mark.parametrize("hidden_features", [(), (7,), (7, 6)])
 @pytest.mark.parametrize("sample_shape", [(), (3,), (2, 3)])
 def test_decoder_shapes(image_shape, channels, hidden_features, sample_shape):
-    decoder = ConvDecoder(image_shape, channels[::-1], hidden_features, 5)
-    assert decoder(torch.randn(*sample_shape, 2, 5)).shape == (*sample_shape, 2, *image_shape)
+    decoder = ConvDecoder(image_shape, (5,), START, channels=channels[::-1], hidden_features=hidden_features)
+    assert decoder(torch.randn(*sample_shape, 2, 5)).shape == (*sample_shape, 2, len(START), *image_shape[1:])
 
 
 @sizes
 def test_every_entry_halves_the_image_once(image_shape, channels):
-    encoder = ConvEncoder(image_shape, channels, (7,), 5, 0)
+    encoder = ConvEncoder(image_shape, (5,), 0, channels=channels, hidden_features=(7,))
     bottom = encoder.convolutions(torch.rand(1, *image_shape))
     factor = 2 ** len(channels)
     expected = (channels[-1], image_shape[1] // factor, image_shape[2] // factor)
@@ -45,15 +60,15 @@ def test_every_entry_halves_the_image_once(image_shape, channels):
 def test_images_that_do_not_halve(image_shape):
     message = f"divisible by 4 .*got {image_shape[1]} x {image_shape[2]}"
     with pytest.raises(ValueError, match=message):
-        ConvEncoder(image_shape, (4, 8), (7,), 5, 0)
+        ConvEncoder(image_shape, (5,), 0, channels=(4, 8), hidden_features=(7,))
     with pytest.raises(ValueError, match=message):
-        ConvDecoder(image_shape, (8, 4), (7,), 5)
+        ConvDecoder(image_shape, (5,), START, channels=(8, 4), hidden_features=(7,))
 
 
 @pytest.mark.parametrize("size", [0.0, 1.0, 1e4, 1e8])
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_scale_is_positive_and_finite(size, sign):
-    encoder = ConvEncoder((1, 8, 8), (4,), (7,), 5, 2)
+    encoder = ConvEncoder((1, 8, 8), (5,), 2, channels=(4,), hidden_features=(7,))
     for output in encoder(sign * size * torch.rand(6, 1, 8, 8)):
         assert output.isfinite().all()
     scale = encoder(sign * size * torch.rand(6, 1, 8, 8))[1]
@@ -61,16 +76,16 @@ def test_scale_is_positive_and_finite(size, sign):
 
 
 def test_scale_keeps_its_floor_when_the_head_is_driven_down():
-    encoder = ConvEncoder((1, 8, 8), (4,), (7,), 5, 0)
+    encoder = ConvEncoder((1, 8, 8), (5,), 0, channels=(4,), hidden_features=(7,))
     with torch.no_grad():
-        encoder.head[-1].bias[5:10] = -1e4
+        encoder.head.layers[-1].bias[5:10] = -1e4
     scale = encoder(torch.rand(3, 1, 8, 8))[1]
     assert (scale > 0).all() and scale.log().isfinite().all()
 
 
 def test_posterior_starts_near_the_prior():
     torch.manual_seed(0)
-    scale = ConvEncoder((1, 28, 28), (4, 8), (32,), 10, 4)(torch.rand(16, 1, 28, 28))[1]
+    scale = ConvEncoder((1, 28, 28), (10,), 4, channels=(4, 8), hidden_features=(32,))(torch.rand(16, 1, 28, 28))[1]
     torch.testing.assert_close(scale, torch.ones_like(scale), rtol=0, atol=0.15)
 
 
@@ -87,7 +102,9 @@ def as_transposed(weight, channels):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_last_layer_is_a_transposed_convolution_of_kernel_6(channels):
-    decoder = ConvDecoder((channels, 12, 8), (5, 4), (7,), 2).double()
+    decoder = ConvDecoder(
+        (channels, 12, 8), (2,), torch.zeros(channels), channels=(5, 4), hidden_features=(7,)
+    ).double()
     convolution, shuffle = decoder.convolutions[-2:]
     hidden = random(0, 2, 4, 6, 4)
     bias = random(1, channels)
@@ -101,7 +118,7 @@ def test_last_layer_is_a_transposed_convolution_of_kernel_6(channels):
 
 def test_every_pixel_depends_on_every_latent_dimension():
     torch.manual_seed(0)
-    decoder = ConvDecoder((1, 8, 8), (4, 4), (16,), 3).double()
+    decoder = ConvDecoder((1, 8, 8), (3,), START, channels=(4, 4), hidden_features=(16,)).double()
     slopes = torch.autograd.functional.jacobian(lambda z: decoder(z[None])[0], random(0, 3))
     assert (slopes != 0).all()
 
@@ -128,3 +145,110 @@ def test_mlp_starts_at_zero_when_asked():
     mlp = MLP(3, (6,), 4, context_features=2).zero_last()
     assert not mlp(torch.rand(5, 3), torch.rand(5, 6)).any()
     assert MLP(3, (6,), 4)(torch.rand(5, 3)).any()
+
+
+RESIDUAL = [
+    ((1, 28, 28), (4, 8), (3, 7, 7)),
+    ((1, 28, 20), (4, 8), (2, 7, 5)),
+    ((3, 32, 32), (4, 4, 4), (5, 4, 4)),
+    ((3, 8, 12), (6,), (1, 4, 6)),
+]
+residual_sizes = pytest.mark.parametrize(("image_shape", "channels", "map_shape"), RESIDUAL)
+each_latents = pytest.mark.parametrize("vector", [True, False], ids=["vector", "map"])
+
+
+@residual_sizes
+@each_latents
+@pytest.mark.parametrize("context_features", [0, 3])
+@pytest.mark.parametrize("hidden_features", [(), (7, 6)])
+def test_residual_encoder_shapes(image_shape, channels, map_shape, vector, context_features, hidden_features):
+    latent_shape = (5,) if vector else map_shape
+    encoder = ResidualEncoder(
+        image_shape, latent_shape, context_features, channels=channels, num_blocks=2, hidden_features=hidden_features
+    )
+    loc, scale, context = encoder(torch.rand(2, *image_shape))
+    assert loc.shape == scale.shape == (2, prod(latent_shape)) and context.shape == (2, context_features)
+    assert (scale > 0).all()
+
+
+@residual_sizes
+@each_latents
+@pytest.mark.parametrize("sample_shape", [(), (2, 3)])
+def test_residual_decoder_shapes_and_start(image_shape, channels, map_shape, vector, sample_shape):
+    latent_shape = (5,) if vector else map_shape
+    decoder = ResidualDecoder(
+        image_shape, latent_shape, START, channels=channels[::-1], num_blocks=2, hidden_features=(7,)
+    )
+    output = decoder(torch.randn(*sample_shape, 2, prod(latent_shape)))
+    assert output.shape == (*sample_shape, 2, len(START), *image_shape[1:])
+    assert (output.mean((0, -2, -1)) - START).abs().max() < 0.5
+
+
+@pytest.mark.parametrize("image_shape", [(1, 28, 30), (3, 30, 28), (1, 27, 27)])
+def test_images_that_do_not_halve_in_residual_networks(image_shape):
+    message = f"divisible by 4 .*got {image_shape[1]} x {image_shape[2]}"
+    for network, third in ((ResidualEncoder, 0), (ResidualDecoder, START)):
+        with pytest.raises(ValueError, match=message):
+            network(image_shape, (5,), third, channels=(4, 8), num_blocks=1, hidden_features=())
+
+
+@pytest.mark.parametrize("map_shape", [(2, 8, 8), (2, 7, 8), (2, 14, 14)])
+def test_a_map_of_another_size_than_the_lowest_stage(map_shape):
+    message = f"expected a latent map of 7 x 7, .*got {map_shape[1]} x {map_shape[2]}"
+    for network, third in ((ResidualEncoder, 0), (ResidualDecoder, START)):
+        with pytest.raises(ValueError, match=message):
+            network((1, 28, 28), map_shape, third, channels=(4, 4), num_blocks=1, hidden_features=())
+
+
+@pytest.mark.parametrize("num_blocks", [1, 3])
+def test_depth_and_width_come_from_the_settings(num_blocks):
+    settings = {"channels": (4, 6), "num_blocks": num_blocks, "hidden_features": ()}
+    for network in (
+        ResidualEncoder((1, 8, 8), (5,), 0, **settings),
+        ResidualDecoder((1, 8, 8), (5,), START, **settings),
+    ):
+        found = [module for module in network.modules() if isinstance(module, ResidualBlock)]
+        assert [block.first.out_channels for block in found] == [4] * num_blocks + [6] * num_blocks
+
+
+def test_a_stack_of_blocks_of_any_depth_starts_as_the_identity_and_learns():
+    blocks = torch.nn.Sequential(*(ResidualBlock(3) for _ in range(30))).double()
+    x = random(0, 2, 3, 5, 5)
+    assert torch.equal(blocks(x), x)
+    (blocks(x) - 1).square().sum().backward()
+    assert all(block.last.weight.grad.abs().sum() > 0 for block in blocks)
+
+
+def test_a_latent_map_keeps_places():
+    """The latents of a place move with the image, and the decoder draws each near its place."""
+    settings = {"channels": (4,), "num_blocks": 1, "hidden_features": ()}
+    encoder = perturb(ResidualEncoder((1, 48, 48), (2, 24, 24), 0, **settings).double(), 0.2)
+    x = torch.zeros(1, 1, 48, 48).double()
+    x[..., 20:24, 20:24] = random(1, 4, 4)
+    moved = x.roll((4, 2), dims=(-2, -1))
+    loc, loc_of_moved = (encoder(image)[0].view(2, 24, 24)[:, 6:-6, 6:-6] for image in (x, moved))
+    torch.testing.assert_close(loc.roll((2, 1), dims=(-2, -1))[:, 2:, 1:], loc_of_moved[:, 2:, 1:])
+    assert loc.std() > 0
+    decoder = perturb(ResidualDecoder((1, 48, 48), (2, 24, 24), torch.zeros(1), **settings).double(), 0.2)
+    z = torch.zeros(2, 2, 24, 24).double()
+    z[1, 0, 10, 14] = 1
+    blank, drawn = decoder(z.flatten(1))
+    rows, columns = (blank != drawn)[0].nonzero().unbind(1)
+    reach = 2 * 4  # four convolutions of 3 x 3 at half the size
+    assert (rows.min(), rows.max()) == (20 - reach, 21 + reach)
+    assert (columns.min(), columns.max()) == (28 - reach, 29 + reach)
+
+
+def test_kinds_of_encoder_and_decoder_mix():
+    sizes = ((1, 8, 8), (5,))
+    encoder = NETWORKS["conv"].encoder_config(name="conv", channels=(4,), hidden_features=(), context_features=3)
+    decoder = NETWORKS["residual"].decoder_config(name="residual", channels=(4,), num_blocks=1, hidden_features=())
+    assert isinstance(build_encoder(encoder, *sizes, 2), ConvEncoder)
+    assert isinstance(build_decoder(decoder, *sizes, START), ResidualDecoder)
+
+
+def test_conv_networks_take_a_map_flat():
+    encoder = ConvEncoder((1, 8, 8), (2, 3, 5), 0, channels=(4,), hidden_features=(7,))
+    decoder = ConvDecoder((1, 8, 8), (2, 3, 5), START, channels=(4,), hidden_features=(7,))
+    loc, _, _ = encoder(torch.rand(2, 1, 8, 8))
+    assert loc.shape == (2, 30) and decoder(loc).shape == (2, len(START), 8, 8)

@@ -56,11 +56,11 @@ class LinearGaussianVAE(VAE):
     def __init__(self, weight, widen=1.0):
         decoder = nn.Linear(LATENT, PIXELS, bias=False).double()
         decoder.weight = nn.Parameter(weight)
-        super().__init__(StandardNormalEncoder(), ExactPosterior(weight, widen), decoder, LATENT)
+        super().__init__(StandardNormalEncoder(), ExactPosterior(weight, widen), decoder, (LATENT,), self.normal)
 
-    def likelihood(self, z):
-        mean = self.decoder(z)[..., None, None, :]  # images of 1 x 1 x PIXELS
-        return Independent(Normal(mean, NOISE), 3)
+    @staticmethod
+    def normal(mean):
+        return Independent(Normal(mean[..., None, None, :], NOISE), 3)  # images of 1 x 1 x PIXELS
 
     def log_evidence(self, x):
         covariance = self.decoder.weight @ self.decoder.weight.mT + NOISE**2 * torch.eye(PIXELS).double()

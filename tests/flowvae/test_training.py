@@ -218,9 +218,9 @@ def bars(num_images, seed):
 
 @pytest.mark.parametrize("family", FLOW_SETTINGS)
 def test_training_learns(family):
-    layers = {"channels": [8], "hidden_features": [32]}
+    layers = {"name": "conv", "channels": [8], "hidden_features": [32]}
     config = tiny_config(
-        family, image_shape=(1, 8, 8), latent_dim=16, encoder=layers | {"context_features": 4}, decoder=layers
+        family, image_shape=(1, 8, 8), latent_shape=[16], encoder=layers | {"context_features": 4}, decoder=layers
     )
     vae, valid = build_vae(config, seed=0), bars(200, seed=1)
     before = validate(vae, valid, seed=0)[0]

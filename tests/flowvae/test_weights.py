@@ -111,7 +111,7 @@ def test_unknown_key_in_the_config(tmp_path):
 @pytest.mark.parametrize(
     "edit",
     [
-        lambda config: config["vae"]["model"].update(latent_dim=3),
+        lambda config: config["vae"]["model"].update(latent_shape=[3]),
         lambda config: config["vae"].update(image_shape=[1, 8, 8]),
         lambda config: config["vae"]["flow"].update(num_transforms=7),
         lambda config: config["vae"].update(flow={"flow": "none", "num_transforms": 0}),

@@ -129,7 +129,7 @@ def shrink(params: Any) -> None:
         "real-nvp-2": {"flow": "real_nvp", "num_transforms": 1} | nvp,
     }
     params["seeds"] = [0]
-    params["model"]["latent_dim"] = 4
+    params["model"]["latent_shape"] = [4]
     params["model"]["encoder"].update(channels=[2, 2], hidden_features=[8], context_features=2)
     params["model"]["decoder"].update(channels=[2, 2], hidden_features=[8])
     params["training"].update(epochs=1, batch_size=500)

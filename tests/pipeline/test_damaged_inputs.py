@@ -138,7 +138,7 @@ def test_damaged_file(files, complaint, arguments, file, damage, says):
 
 
 def test_config_that_does_not_fit_the_weights(files, complaint):
-    edit_json("vae", "model", "latent_dim", value=6)(files / MODEL / "config.json")
+    edit_json("vae", "model", "latent_shape", value=[6])(files / MODEL / "config.json")
     line = complaint(files, *EVALUATE)
     assert f"{MODEL}/model.safetensors" in line
     assert "does not fit" in line

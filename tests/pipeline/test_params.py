@@ -10,10 +10,12 @@ from ruamel.yaml import YAML
 
 from flowvae.errors import InputError
 from flowvae.flows import FLOWS
-from pipeline.params import check_models, load_params
+from flowvae.likelihoods import LIKELIHOODS
+from pipeline.params import check_models, contradictions, load_params
 
 COMMITTED = ROOT / "params.yaml"
 DELETED = object()
+BERNOULLI = {"name": "bernoulli"}
 TEXT = COMMITTED.read_text(encoding="utf-8").encode() if COMMITTED.exists() else b""
 
 
@@ -56,7 +58,18 @@ VALUES = {
     "int for string": ("report.title", 3, "got 3"),
     "bool for int": ("training.batch_size", True, "got True"),
     "int for bool": ("data.fallback", 1, "got 1"),
-    "float for int": ("model.latent_dim", 40.5, "got 40.5"),
+    "number for a shape": ("model.latent_shape", 40, "expected a list, got 40"),
+    "no latents": ("model.latent_shape", [], "expected [size] or [channels, height, width], got []"),
+    "latents of two axes": ("model.latent_shape", [4, 4], "expected [size] or [channels, height, width], got [4, 4]"),
+    "unknown likelihood": ("model.likelihood.name", "normal", "'logistic_mixture', got 'normal'"),
+    "likelihood without a name": ("model.likelihood.name", DELETED, "missing key"),
+    "key of another likelihood": ("model.likelihood.num_mixtures", 5, "unknown key"),
+    "name for a likelihood": ("model.likelihood", "bernoulli", "expected a mapping"),
+    "unknown encoder": ("model.encoder.name", "transformer", "'conv', 'residual', got 'transformer'"),
+    "encoder without a name": ("model.encoder.name", DELETED, "missing key"),
+    "unknown decoder": ("model.decoder.name", "mlp", "'conv', 'residual', got 'mlp'"),
+    "key of another encoder": ("model.encoder.num_blocks", 2, "unknown key"),
+    "float for int": ("training.epochs", 40.5, "got 40.5"),
     "null": ("evaluation.seed", None, "got null"),
     "list for mapping": ("model.encoder", [16, 32], "got [16, 32]"),
     "mapping for list": ("model.decoder.channels", {"first": 32}, "got {'first': 32}"),
@@ -81,7 +94,7 @@ VALUES = {
     "unknown objective": ("training.objective", "loss", "'importance_weighted'"),
     "no parts": ("training.accumulation_steps", 0, "greater than 0"),
     "negative seed": ("data.seed", -1, "greater than or equal to 0"),
-    "small chunk": ("evaluation.chunk_size", 999, "1000"),
+    "no chunk": ("evaluation.chunk_size", 0, "greater than 0"),
     "one draw has no variance": ("evaluation.num_elbo_samples", 1, "2"),
     "no samples": ("evaluation.num_importance_samples", 0, "greater than 0"),
     "one step": ("interpolation.num_steps", 1, "2"),
@@ -103,6 +116,31 @@ VALUES = {
 # name: (edits, the key at the start of the message, what it says)
 EDITS = {
     "unknown flow": ([put("variants.planar-4.flow", "plannar")], "variants.planar-4.flow", "'real_nvp'"),
+    "latent size 0": ([put("model.latent_shape", [4, 0, 4])], "model.latent_shape.1", "greater than 0"),
+    "residual encoder without its depth": (
+        [put("model.encoder.name", "residual")],
+        "model.encoder.num_blocks",
+        "missing key",
+    ),
+    "likelihood of 8-bit values for bits": (
+        [put("model.likelihood", {"name": "discretized_logistic"})],
+        "model.likelihood.name",
+        "expected one of bernoulli where data.binarization is static, got discretized_logistic",
+    ),
+    "no mixtures": (
+        [put("model.likelihood", {"name": "logistic_mixture", "num_mixtures": 0})],
+        "model.likelihood.num_mixtures",
+        "greater than 0",
+    ),
+    "map that is not the size of the lowest stage": (
+        [
+            put("model.latent_shape", [2, 8, 8]),
+            put("model.encoder.name", "residual"),
+            put("model.encoder.num_blocks", 1),
+        ],
+        "model with " + ", ".join(f"variants.{name}" for name in YAML().load(TEXT)["variants"]),
+        "latent map of 7 x 7, the size of the lowest stage of channels, got 8 x 8",
+    ),
     "second seed": ([put("seeds", [0, "one"])], "seeds.1", "'one'"),
     "width 0": ([put("model.encoder.hidden_features", [256, 0])], "model.encoder.hidden_features.1", "greater than 0"),
     "bad name": (
@@ -117,7 +155,7 @@ EDITS = {
         "divisible by 8",
     ),
     "nothing to couple": (
-        [put("model.latent_dim", 1)],
+        [put("model.latent_shape", [1])],
         "model with variants.real-nvp-2, variants.real-nvp-5, variants.real-nvp-10, variants.real-nvp-20",
         "latent_dim of at least 2",
     ),
@@ -176,6 +214,28 @@ def test_wrong_value(edited, key, value, says):
     (line,) = complaints(path := edited(put(key, value)))
     assert line.startswith(f"{path}: {key}: ")
     assert says in line.removeprefix(f"{path}: {key}: ")
+
+
+def contradiction(params, binarization, **likelihood):
+    """What is said of data and a likelihood."""
+    data = params.data.model_copy(update={"binarization": binarization})
+    kind = LIKELIHOODS[likelihood["name"]].config(**likelihood)
+    model = params.model.model_copy(update={"likelihood": kind})
+    return list(contradictions(params.model_copy(update={"data": data, "model": model})))
+
+
+@pytest.mark.parametrize("binarization", ["static", "larochelle", "dynamic", "threshold", "none"])
+def test_likelihood_and_data_are_both_of_bits_or_both_of_levels(binarization):
+    params = load_params(COMMITTED)
+    of_levels = [{"name": "discretized_logistic"}, {"name": "logistic_mixture", "num_mixtures": 2}]
+    fitting, others = ([BERNOULLI], of_levels) if binarization != "none" else (of_levels, [BERNOULLI])
+    for likelihood in fitting:
+        assert contradiction(params, binarization, **likelihood) == []
+    for likelihood in others:
+        (line,) = contradiction(params, binarization, **likelihood)
+        assert line.startswith("model.likelihood.name: expected one of ")
+        assert f"where data.binarization is {binarization}, got {likelihood['name']}" in line
+        assert all(name["name"] in line for name in fitting)
 
 
 @pytest.mark.parametrize(("edits", "key", "says"), EDITS.values(), ids=EDITS)

@@ -50,6 +50,18 @@ def test_variants_and_schedules_are_replaced_as_a_whole(folder):
     assert params.training.schedule.name == "one_cycle"
 
 
+def test_networks_and_likelihoods_that_are_named_are_replaced_as_a_whole(folder):
+    encoder = "{name: residual, channels: [8, 8], num_blocks: 1, hidden_features: [], context_features: 4}"
+    text = f"model: {{encoder: {encoder}}}\n"
+    assert put(folder, text).returncode == 0
+    assert load_params(folder / "params.yaml").model.encoder.num_blocks == 1
+    back = "model: {encoder: {name: conv, channels: [8, 8], hidden_features: [], context_features: 4}}\n"
+    assert put(folder, back).returncode == 0
+    assert not hasattr(load_params(folder / "params.yaml").model.encoder, "num_blocks")
+    ran = put(folder, "model: {encoder: {name: residual, num_blocks: 2}}\n")
+    assert "params/mine.yaml: model.encoder.channels: missing key; add it" in ran.stderr
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

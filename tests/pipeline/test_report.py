@@ -8,13 +8,27 @@ import math
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from project import edit_params
 
 from flowvae.errors import InputError
-from pipeline.grids import GAP, image_grid
+from pipeline.files import write_png
+from pipeline.grids import GAP, TITLE_HEIGHT, as_ink, image_grid, with_titles
 from pipeline.params import load_params
 from pipeline.report.page import markdown_page, nll_cell, published
-from pipeline.report.table import COLUMNS, HEADINGS, Run, cells, first_difference, markdown, read_runs, summarize
+from pipeline.report.table import (
+    BITS_HEADINGS,
+    COLUMNS,
+    HEADINGS,
+    Run,
+    cells,
+    describe_protocol,
+    first_difference,
+    markdown,
+    read_runs,
+    summarize,
+    table,
+)
 
 PROTOCOL = {
     "variant": "vae",
@@ -38,6 +52,10 @@ METRICS = {
     "negative_elbo_stderr": 0.2,
     "nll_nats": 85.0,
     "nll_stderr": 0.3,
+    "negative_elbo_bits_per_dim": 0.1656,
+    "negative_elbo_bits_per_dim_stderr": 0.0004,
+    "nll_bits_per_dim": 0.1564,
+    "nll_bits_per_dim_stderr": 0.0006,
     "active_units": 20,
     "parameters": 1_234_567,
 }
@@ -119,10 +137,22 @@ def test_cells_follow_the_headings():
     assert HEADINGS[6:] == ("NLL", "active units", "parameters") and shown[6:] == ("85.00 ± 0.30", "20.5", "1,234,567")
 
 
+def test_bits_per_dimension_are_in_the_table_of_8_bit_data_alone():
+    run = make_run(negative_elbo_bits_per_dim=4.51234, nll_bits_per_dim=4.4, nll_bits_per_dim_stderr=0.0123)
+    rows = summarize([run], "vae")
+    assert table([run], rows) == (HEADINGS, [cells(rows[0])])
+    levels = dataclasses.replace(run, protocol=run.protocol | {"data": PROTOCOL["data"] | {"binarization": "none"}})
+    headings, (line,) = table([levels], rows)
+    assert headings == HEADINGS + BITS_HEADINGS and line == (*cells(rows[0]), "4.512", "4.400 ± 0.012")
+    assert "static binarization" in describe_protocol([run], "vae")
+    assert "8-bit values" in describe_protocol([levels], "vae")
+
+
 def test_row_has_the_columns_in_order():
     row = make_run("planar-4", 3, "planar", 4).row()
     assert tuple(row) == COLUMNS
     assert (row["variant"], row["seed"], row["num_transforms"], row["num_train"]) == ("planar-4", 3, 4, 50_000)
+    assert row["nll_bits_per_dim"] == 0.1564 and row["negative_elbo_bits_per_dim_stderr"] == 0.0004
 
 
 def test_markdown_is_aligned_and_every_row_has_every_cell():
@@ -202,3 +232,35 @@ def test_image_grid_keeps_orientation_and_zooms():
     zoomed = image_grid(image, zoom=3)
     assert zoomed.shape == (6 + 2 * GAP, 6 + 2 * GAP)
     assert np.array_equal(zoomed[GAP:-GAP, GAP:-GAP], np.kron(image[0, 0, 0].numpy(), np.ones((3, 3))))
+
+
+def test_grid_of_colour_images_keeps_the_channels_apart(tmp_path):
+    images = torch.rand(2, 3, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    grid = image_grid(images, zoom=2)
+    assert grid.shape == (2 * (8 + GAP) + GAP, 3 * (10 + GAP) + GAP, 3)
+    for channel in range(3):
+        assert np.array_equal(grid[..., channel], image_grid(images[:, :, channel : channel + 1], zoom=2))
+
+
+def read_png(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_8_bit_images_are_shown_as_they_are_on_white(tmp_path, channels):
+    levels = torch.arange(256).repeat(channels, 1).view(1, 1, channels, 16, 16)
+    levels = (levels + 50 * torch.arange(channels)[:, None, None]) % 256
+    grid = with_titles(image_grid(as_ink(levels / 255, eight_bit=True)), ["left", "right"])
+    write_png(tmp_path / "grid.png", grid)
+    shown = read_png(tmp_path / "grid.png").reshape(grid.shape[0], grid.shape[1], channels)
+    tile = shown[TITLE_HEIGHT + GAP : -GAP, GAP:-GAP]
+    assert np.array_equal(tile, levels[0, 0].movedim(0, -1).numpy())
+    assert (shown[:, 0] == 255).all() and (shown[-1] == 255).all()
+    assert shown[:TITLE_HEIGHT].min() < 128  # the titles, in black
+
+
+def test_bits_are_black_on_white(tmp_path):
+    bits = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).view(1, 1, 1, 2, 2)
+    write_png(tmp_path / "grid.png", image_grid(as_ink(bits, eight_bit=False)))
+    assert np.array_equal(read_png(tmp_path / "grid.png")[GAP:-GAP, GAP:-GAP], [[0, 255], [255, 0]])

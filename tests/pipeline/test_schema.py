@@ -8,6 +8,9 @@ from ruamel.yaml import YAML
 
 import flowvae.config
 import flowvae.flows
+import flowvae.likelihoods
+import flowvae.networks
+import flowvae.vae
 import pipeline.params
 from flowvae.config import Config
 from pipeline.params import Params
@@ -15,7 +18,7 @@ from pipeline.params import Params
 
 def configs() -> set[type[Config]]:
     """Every settings class that params.yaml can reach."""
-    modules = (flowvae.config, pipeline.params)
+    modules = (flowvae.config, flowvae.networks, flowvae.likelihoods, flowvae.vae, pipeline.params)
     found = {value for module in modules for value in vars(module).values() if is_config(value)}
     return (found | {family.config for family in flowvae.flows.FLOWS.values()}) - {Config}
 
@@ -39,7 +42,7 @@ def names_read() -> set[str]:
 
 def test_every_field_is_read():
     fields = {field for config in configs() for field in config.model_fields}
-    assert {"max_grad_norm", "log_scale_bound", "reference"} <= fields
+    assert {"max_grad_norm", "log_scale_bound", "reference", "num_blocks", "num_mixtures", "latent_shape"} <= fields
     assert fields - names_read() == set()
 
 

@@ -91,8 +91,16 @@ def test_a_trial_scores_a_model(edited, trial):
         ({"settings": {"training": {"epochs": 0}}}, "training.epochs: expected greater than 0"),
         ({"settings": {"data": {"seed": 1}}}, "settings: expected keys of model, flow, training, evaluation, got data"),
         ({"over": {"training.learning_rat": [1.0]}}, "training.learning_rat: unknown key"),
-        ({"over": {"latent_dim": [1]}}, "over: expected keys of model, flow, training, evaluation, got latent_dim"),
+        (
+            {"over": {"latent_shape": [[1]]}},
+            "over: expected keys of model, flow, training, evaluation, got latent_shape",
+        ),
         ({"over": {"training.learning_rate": {"low": 0.1, "high": 0.2, "log": True}}}, "a grid needs a list of values"),
+        (
+            {"settings": {"model": {"likelihood": {"name": "discretized_logistic"}}}},
+            "bernoulli where data.binarization is",
+        ),
+        ({"settings": {"model": {"encoder": {"name": "residual"}}}}, "model.encoder.num_blocks: missing key"),
         ({"families": {"planet": {"flow": {"flow": "planet"}, "num_transforms": [1]}}}, "flow.flow: expected one of"),
         ({"families": {"none": {"flow": {"flow": "none"}, "num_transforms": [3]}}}, "flow.num_transforms: "),
     ],

@@ -1,0 +1,67 @@
+"""Fully connected layers, with or without a context."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+
+class MLP(nn.Module):
+    """Fully connected layers with SiLU between them, optionally conditioned on a context.
+
+    The context enters the first layer through a linear map of its own (see `context_terms`), so that
+    it is computed once per image however many samples of that image there are.
+
+    Args:
+        in_features: size of the input's last axis.
+        hidden_features: widths of the hidden layers; at least one.
+        out_features: size of the output's last axis.
+        context_features: size of the context's last axis; 0 for no context.
+    """
+
+    def __init__(
+        self, in_features: int, hidden_features: Sequence[int], out_features: int, context_features: int = 0
+    ) -> None:
+        super().__init__()
+        first, *_ = hidden_features
+        self.first = nn.Linear(in_features, first)
+        self.context = nn.Linear(context_features, first, bias=False) if context_features else None
+        self.rest = fully_connected((*hidden_features, out_features))
+
+    def forward(self, z: Tensor, context_term: Tensor | None = None) -> Tensor:
+        """z (*sample_shape, batch, in), context_term (batch, first hidden) -> (*sample_shape, batch, out)."""
+        hidden = self.first(z)
+        if context_term is not None:
+            hidden = hidden + context_term
+        return self.rest(hidden)
+
+    def zero_last(self) -> "MLP":
+        """Start as the constant function 0."""
+        nn.init.zeros_(self.rest[-1].weight)
+        nn.init.zeros_(self.rest[-1].bias)
+        return self
+
+
+def context_terms(mlps: Sequence[MLP], context: Tensor | None) -> tuple[Tensor | None, ...]:
+    """What a context adds to the first layer of each of several MLPs alike, in one matrix product.
+
+    Args:
+        mlps: with a context of the same size and a first hidden layer of the same width.
+        context: shape (batch, context_features), or None where they have no context.
+
+    Returns:
+        one term per MLP, shape (batch, first hidden).
+    """
+    if context is None:
+        return (None,) * len(mlps)
+    weights = torch.cat([mlp.context.weight for mlp in mlps])
+    return nn.functional.linear(context, weights).chunk(len(mlps), dim=-1)
+
+
+def fully_connected(widths: Sequence[int]) -> nn.Sequential:
+    """SiLU, Linear, SiLU, Linear, ...: maps pre-activations of widths[0] to widths[-1]."""
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in pairwise(widths):
+        layers += [nn.SiLU(), nn.Linear(fan_in, fan_out)]
+    return nn.Sequential(*layers)
