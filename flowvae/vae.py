@@ -82,7 +82,7 @@ def build_vae(config: VAEConfig, *, seed: int) -> VAE:
     model = config.model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        flow = build_flow(config.flow, model.latent_dim, model.encoder.context_features)
+        flow = build_flow(config.flow, (model.latent_dim,), model.encoder.context_features)
         encoder = ConvEncoder(
             config.image_shape,
             model.encoder.channels,

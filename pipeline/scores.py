@@ -3,6 +3,7 @@
 from dataclasses import asdict
 
 from flowvae.evaluation import Evaluation
+from flowvae.networks import plain_weights
 from flowvae.vae import VAE
 
 
@@ -12,5 +13,5 @@ def flat_metrics(evaluation: Evaluation, vae: VAE) -> dict[str, float | int]:
     for name, value in asdict(evaluation).items():
         if isinstance(value, dict):
             flat |= {f"{name}_nats": round(value["value"], 4), f"{name}_stderr": round(value["stderr"], 4)}
-    parameters = sum(weight.numel() for weight in vae.parameters())
+    parameters = sum(weight.numel() for weight in plain_weights(vae).parameters())
     return flat | {"active_units": evaluation.active_units, "parameters": parameters}

@@ -14,6 +14,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from flowvae.data.arrays import Metadata
 from flowvae.errors import InputError
+from flowvae.networks import plain_weights
 from flowvae.training import NonFiniteLossError
 from flowvae.training_state import EpochRecord
 from pipeline.distributed.arrays import local_arrays, share_arrays
@@ -173,7 +174,7 @@ def run_by_group(trial: Trial, sweep: Sweep, storage: Storage) -> dict[str, Any]
     placement = sweep.placement
     task = replace(trial.task, prepared=local_arrays(sweep.prepared, sweep.metadata, placement))
     fitted = fit_group(task, placement, storage, EpochsToTune())
-    score = functools.partial(score_trial, trial, fitted.vae, fitted.records)
+    score = functools.partial(score_trial, trial, plain_weights(fitted.vae), fitted.records)
     return compute(score, sweep.prepared, sweep.metadata, placement)
 
 

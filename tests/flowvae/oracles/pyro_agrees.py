@@ -60,7 +60,17 @@ def check_amortised_planar():
 
 
 def perturbed_real_nvp(latent_dim):
-    flow = RealNVP(latent_dim, 3, num_transforms=2, hidden_features=(6,), context=True, log_scale_bound=1.5)
+    flow = RealNVP(
+        (latent_dim,),
+        3,
+        num_transforms=2,
+        hidden_features=(6,),
+        context=True,
+        log_scale_bound=1.5,
+        normalization="none",
+        weight_norm=False,
+        net_batch_norm=False,
+    )
     for parameter in flow.parameters():
         parameter.data += 0.4 * torch.randn_like(parameter)
     return flow
@@ -75,12 +85,12 @@ def pyro_couplings(stack, z):
         def hypernet(kept, i=i):
             return stack.scale_and_shift(i, kept)[::-1]
 
-        blocks = list(z.split(stack.sizes, -1))
+        blocks = list(z.split(stack.partition.sizes, -1))
         ordered = torch.cat([blocks[1 - moved], blocks[moved]], -1)
-        oracle = AffineCoupling(stack.sizes[1 - moved], hypernet)
+        oracle = AffineCoupling(stack.partition.sizes[1 - moved], hypernet)
         out = oracle(ordered)
         total = total + oracle.log_abs_det_jacobian(ordered, out)
-        blocks[moved] = out[:, stack.sizes[1 - moved] :]
+        blocks[moved] = out[:, stack.partition.sizes[1 - moved] :]
         z = torch.cat(blocks, -1)
     return z, total
 

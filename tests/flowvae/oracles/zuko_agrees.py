@@ -26,13 +26,23 @@ def zuko_coupling(stack, i):
         log_scale, shift = stack.scale_and_shift(i, kept)
         return DependentTransform(MonotonicAffineTransform(shift, unclipped(log_scale), slope=SLOPE), 1)
 
-    first, second = stack.sizes
+    first, second = stack.partition.sizes
     kept = torch.cat([torch.full((first,), i % 2 == 0), torch.full((second,), i % 2 == 1)])
     return CouplingTransform(meta, kept)
 
 
 def check(latent_dim):
-    flow = RealNVP(latent_dim, 3, num_transforms=3, hidden_features=(6, 5), context=True, log_scale_bound=1.5)
+    flow = RealNVP(
+        (latent_dim,),
+        3,
+        num_transforms=3,
+        hidden_features=(6, 5),
+        context=True,
+        log_scale_bound=1.5,
+        normalization="none",
+        weight_norm=False,
+        net_batch_norm=False,
+    )
     for parameter in flow.parameters():
         parameter.data += 0.4 * torch.randn_like(parameter)
     context, noise = torch.randn(N, 3), torch.randn(7, N, latent_dim)
