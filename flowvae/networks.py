@@ -4,6 +4,7 @@ import copy
 from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -81,12 +82,22 @@ def plain_weights(module: nn.Module) -> nn.Module:
     Returns:
         a copy; `module` itself if it has none.
     """
-    if not any(map(parametrize.is_parametrized, module.modules())):
-        return module
-    plain = copy.deepcopy(module)
-    for layer in list(plain.modules()):
-        if parametrize.is_parametrized(layer, "weight"):
-            parametrize.remove_parametrizations(layer, "weight")
+    normed = [layer for layer in module.modules() if parametrize.is_parametrized(layer, "weight")]
+    return copy.deepcopy(module, {id(layer): plain_layer(layer) for layer in normed}) if normed else module
+
+
+def plain_layer(layer: nn.Linear | nn.Conv2d) -> nn.Linear | nn.Conv2d:
+    """One with the weights that the parametrization makes, which torch can only remove in place."""
+    settings: dict[str, Any] = {"bias": layer.bias is not None}
+    if isinstance(layer, nn.Linear):
+        plain = nn.utils.skip_init(nn.Linear, layer.in_features, layer.out_features, **settings)
+    else:
+        settings |= {"kernel_size": layer.kernel_size, "padding": layer.padding}
+        plain = nn.utils.skip_init(nn.Conv2d, layer.in_channels, layer.out_channels, **settings)
+    plain = plain.to(layer.weight).train(layer.training)
+    plain.weight.data.copy_(layer.weight)
+    if layer.bias is not None:
+        plain.bias.data.copy_(layer.bias)
     return plain
 
 
