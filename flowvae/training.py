@@ -225,27 +225,24 @@ def backward(
         with workers.accumulate(model) if i + 1 < len(parts) else nullcontext():
             with autocast(x.device, config.precision), nullcontext() if counts else left_out(model):
                 densities = model(x_part, noise_part)
-            loss = workers.loss(-objective(densities, kl_weight, config), batch_size)
-            if not counts:
-                loss = 0 * loss
+            loss = workers.loss(-counts * objective(densities, kl_weight, config), batch_size)
             loss.backward()
         losses.append(loss.detach())
-        part_terms = loss_terms(densities).detach().sum(1)
-        terms.append(part_terms if counts else 0 * part_terms)
+        terms.append(counts * loss_terms(densities).detach().sum(1))
     return sum(losses), sum(terms)
 
 
-def parts_of(x: Tensor, noise: Tensor, num_parts: int) -> list[tuple[Tensor, Tensor, bool]]:
+def parts_of(x: Tensor, noise: Tensor, num_parts: int) -> list[tuple[Tensor, Tensor, int]]:
     """Parts of a share that are passed forward and back one after another, as many on each worker.
 
     Workers compute batch statistics and add up gradients together. So one that has no image left takes part
     with an image of zeros, which does not count.
 
     Returns:
-        images, noise, and whether they count.
+        images, noise, and how much they count: 1, or 0.
     """
-    parts = list(zip(x.chunk(num_parts), noise.chunk(num_parts, dim=-2), [True] * num_parts)) if len(x) else []
-    blank = (x.new_zeros(1, *x.shape[1:]), noise.new_zeros(*noise.shape[:-2], 1, noise.shape[-1]), False)
+    parts = list(zip(x.chunk(num_parts), noise.chunk(num_parts, dim=-2), [1] * num_parts)) if len(x) else []
+    blank = (x.new_zeros(1, *x.shape[1:]), noise.new_zeros(*noise.shape[:-2], 1, noise.shape[-1]), 0)
     return parts + [blank] * (num_parts - len(parts))
 
 
