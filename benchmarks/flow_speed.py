@@ -51,7 +51,7 @@ def planar_flows() -> dict[str, Callable[[Tensor], Tensor]]:
     import normflows
     from pyro.distributions.transforms import Planar
 
-    ours = PlanarFlow(LATENT_DIM, 0, num_transforms=NUM_PLANAR, amortised=False)
+    ours = PlanarFlow((LATENT_DIM,), 0, num_transforms=NUM_PLANAR, amortised=False)
     pyro = nn.ModuleList(Planar(LATENT_DIM) for _ in range(NUM_PLANAR))
     peer = nn.ModuleList(normflows.flows.Planar((LATENT_DIM,)) for _ in range(NUM_PLANAR))
     return {
@@ -66,7 +66,9 @@ def coupling_flows() -> dict[str, Callable[[Tensor], Tensor]]:
     from pyro.distributions.transforms import affine_coupling
 
     half = LATENT_DIM // 2
-    ours = RealNVP(LATENT_DIM, 0, num_transforms=NUM_PAIRS, hidden_features=HIDDEN, context=False, log_scale_bound=2.0)
+    plain = {"normalization": "none", "weight_norm": False, "net_batch_norm": False}
+    nets = {"num_transforms": NUM_PAIRS, "hidden_features": HIDDEN, "context": False, "log_scale_bound": 2.0}
+    ours = RealNVP((LATENT_DIM,), 0, **nets, **plain)
     pyro = nn.ModuleList(affine_coupling(LATENT_DIM, list(HIDDEN)) for _ in range(2 * NUM_PAIRS))
     peer: list[nn.Module] = []
     for _ in range(2 * NUM_PAIRS):

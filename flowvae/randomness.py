@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-PURPOSES = ("binarization", "order", "latent", "importance", "split", "pairs", "subset", "prior")
+PURPOSES = ("binarization", "order", "latent", "importance", "split", "pairs", "subset", "prior", "population")
 
 
 def generator(device: torch.device | str, seed: int, purpose: str, *position: int) -> torch.Generator:

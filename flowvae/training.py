@@ -13,8 +13,10 @@ from flowvae.checkpoint import Checkpoint, Checkpoints, NoCheckpoints
 from flowvae.config import Config, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ProperFraction
 from flowvae.data.images import ImageSet
 from flowvae.objectives import elbo, importance_weighted_bound, kl
+from flowvae.population import recompute_statistics
 from flowvae.randomness import generator
 from flowvae.schedules import KLWarmup, Schedule, learning_rate
+from flowvae.statistics import left_out
 from flowvae.training_state import EpochRecord, TrainingState
 from flowvae.vae import VAE, LogDensities
 from flowvae.workers import Alone, Workers
@@ -93,7 +95,8 @@ def fit(
 
     Batch order, binarization and latent noise are functions of (seed, epoch, step), drawn for the
     global batch. So a run resumes to the very bits without the state of any generator, and does not
-    depend on how many workers share it.
+    depend on how many workers share it. Batch statistics in training are those of the global batch, or
+    of each of its `accumulation_steps` parts; what is validated and kept has those of the training set.
 
     Args:
         vae: the model, on the device of the images.
@@ -119,11 +122,11 @@ def fit(
     num_steps = num_epochs * steps_per_epoch
     valid = valid.freeze(generator(device, seed, "binarization"))
     check_every = steps_between_checks(device)
+    model = workers.replicate(vae)
     optimizer = torch.optim.AdamW(vae.parameters(), weight_decay=config.weight_decay, fused=True)
     state = TrainingState(vae, optimizer, config.average_decay, workers)
     if checkpoint := checkpoints.latest():
         state.restore(checkpoint)
-    model = workers.replicate(vae)
     if config.compile:
         model = torch.compile(model)
 
@@ -162,13 +165,16 @@ def fit(
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 optimizer.step()
-                state.end_step(terms)
+                state.end_step(terms, grad_norm)
                 on_step(state.step, num_steps)
             losses = (workers.sum(state.sums) / len(train)).tolist()
-            losses += validate(state.scored, valid, seed=seed, precision=config.precision, workers=workers)
+            here = {"seed": seed, "precision": config.precision, "workers": workers}
+            recompute_statistics(state.scored, train, **here)
+            losses += validate(state.scored, valid, **here)
             if not all(map(math.isfinite, losses)):
                 raise NonFiniteLossError.at(epoch + 1, state.step, indices, vae)
-            state.end_epoch(EpochRecord(epoch + 1, *losses, rate, beta, state.halvings))
+            grad_norms = (state.grad_norms / state.grad_norms.new_tensor((steps_per_epoch, 1))).tolist()
+            state.end_epoch(EpochRecord(epoch + 1, *losses, rate, beta, state.halvings, *grad_norms))
             on_epoch(state.records[-1])
         except NonFiniteLossError as error:
             if state.halvings == config.max_halvings:
@@ -213,22 +219,31 @@ def backward(
     Returns:
         the loss of the share, and the sums over its images of `loss_terms`, shape (3,).
     """
-    idle = not len(x)  # more workers than images: this one takes part in the adding up, with nothing to add
-    if idle:
-        x, noise = x.new_zeros(1, *x.shape[1:]), noise.new_zeros(*noise.shape[:-2], 1, noise.shape[-1])
-    xs, noises = x.chunk(config.accumulation_steps), noise.chunk(config.accumulation_steps, dim=-2)
     losses, terms = [], []
-    for i, (x_part, noise_part) in enumerate(zip(xs, noises, strict=True)):
-        with workers.accumulate(model) if i + 1 < len(xs) else nullcontext():
-            with autocast(x.device, config.precision):
+    parts = parts_of(x, noise, min(config.accumulation_steps, batch_size))
+    for i, (x_part, noise_part, counts) in enumerate(parts):
+        with workers.accumulate(model) if i + 1 < len(parts) else nullcontext():
+            with autocast(x.device, config.precision), nullcontext() if counts else left_out(model):
                 densities = model(x_part, noise_part)
-            loss = workers.loss(-objective(densities, kl_weight, config), batch_size)
-            if idle:
-                loss = 0 * loss
+            loss = workers.loss(-counts * objective(densities, kl_weight, config), batch_size)
             loss.backward()
         losses.append(loss.detach())
-        terms.append(loss_terms(densities).detach().sum(1))
-    return sum(losses), 0 * sum(terms) if idle else sum(terms)
+        terms.append(counts * loss_terms(densities).detach().sum(1))
+    return sum(losses), sum(terms)
+
+
+def parts_of(x: Tensor, noise: Tensor, num_parts: int) -> list[tuple[Tensor, Tensor, int]]:
+    """Parts of a share that are passed forward and back one after another, as many on each worker.
+
+    Workers compute batch statistics and add up gradients together. So one that has no image left takes part
+    with an image of zeros, which does not count.
+
+    Returns:
+        images, noise, and how much they count: 1, or 0.
+    """
+    parts = list(zip(x.chunk(num_parts), noise.chunk(num_parts, dim=-2), [1] * num_parts)) if len(x) else []
+    blank = (x.new_zeros(1, *x.shape[1:]), noise.new_zeros(*noise.shape[:-2], 1, noise.shape[-1]), 0)
+    return parts + [blank] * (num_parts - len(parts))
 
 
 def objective(densities: LogDensities, kl_weight: float, config: TrainingConfig) -> Tensor:

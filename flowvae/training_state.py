@@ -15,7 +15,10 @@ from flowvae.workers import Workers
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One point of the learning curves; losses in nats per image."""
+    """One point of the learning curves; losses in nats per image.
+
+    The gradient's norm is that of all parameters together, before clipping, over the steps of the epoch.
+    """
 
     epoch: int
     train_negative_elbo: float
@@ -27,6 +30,8 @@ class EpochRecord:
     learning_rate: float
     kl_weight: float
     halvings: int
+    mean_grad_norm: float
+    max_grad_norm: float
 
 
 class TrainingState:
@@ -46,6 +51,7 @@ class TrainingState:
         # -ELBO, -log p(x|z), KL over this worker's part of the epoch; in float64, where sums of float32 are exact,
         # so that they do not depend on how they were split and put together again.
         self.sums = torch.zeros(3, device=next(vae.parameters()).device, dtype=torch.float64)
+        self.grad_norms = torch.zeros_like(self.sums[:2])  # sum and maximum over the epoch, alike on all workers
         self.best_weights: dict[str, Tensor] = {}
         self.step = self.epochs_since_best = self.halvings = 0
         self.best = math.inf  # of -ELBO on validation
@@ -60,11 +66,14 @@ class TrainingState:
     def begin_epoch(self, *, keep: bool) -> None:
         """Zero the sums; with `keep`, remember this point for `go_back`."""
         self.sums.zero_()
+        self.grad_norms.zero_()
         self.epoch_start = self.capture().clone() if keep else None
 
-    def end_step(self, terms: Tensor) -> None:
-        """After the optimizer: count the step and add up its loss terms, shape (3,)."""
+    def end_step(self, terms: Tensor, grad_norm: Tensor) -> None:
+        """After the optimizer: count the step, and add up its loss terms, shape (3,), and its gradient's norm."""
         self.sums += terms
+        self.grad_norms[0] += grad_norm
+        torch.maximum(self.grad_norms[1], grad_norm, out=self.grad_norms[1])
         self.step += 1
         if self.average:
             self.average.update_parameters(self.vae)
@@ -109,6 +118,7 @@ class TrainingState:
         self.best_weights = {name: value.to(self.sums.device) for name, value in part(tensors, "best").items()}
         first = len(range(1)[self.workers.share(1)])  # 1 on the worker that goes on with the sums, 0 on the others
         self.sums.copy_(tensors["sums"] * first)
+        self.grad_norms.copy_(tensors["grad_norms"])
         self.step, self.best = checkpoint.step, progress["best"]
         self.epochs_since_best, self.halvings = progress["epochs_since_best"], progress["halvings"]
         self.records = [EpochRecord(**record) for record in progress["records"]]
@@ -122,6 +132,7 @@ class TrainingState:
         for i, weight in enumerate(self.vae.parameters()):
             groups[f"optimizer.{i}"] = self.optimizer.state.get(weight, {})
         yield "sums", self.workers.sum(self.sums)
+        yield "grad_norms", self.grad_norms
         for group, tensors in groups.items():
             yield from ((f"{group}/{name}", tensor.detach()) for name, tensor in tensors.items())
 

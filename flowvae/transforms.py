@@ -71,3 +71,13 @@ class ComposedTransform(Transform):
         for transform in reversed(self.transforms):
             z = transform.inv(z)
         return z
+
+
+def affine(z: Tensor, log_scale: Tensor, shift: Tensor) -> Tensor:
+    """z exp(log_scale) + shift; ln|det| is the sum of log_scale over z's numbers."""
+    return torch.addcmul(shift, z, log_scale.exp())
+
+
+def affine_inv(z: Tensor, log_scale: Tensor, shift: Tensor) -> Tensor:
+    """The point that `affine` maps to z."""
+    return (z - shift) * (-log_scale).exp()

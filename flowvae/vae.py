@@ -109,7 +109,7 @@ def build_vae(config: VAEConfig, *, seed: int) -> VAE:
     output = build_output(model.likelihood, image_shape[0])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        flow = build_flow(config.flow, prod(model.latent_shape), model.encoder.context_features)
+        flow = build_flow(config.flow, model.latent_shape, model.encoder.context_features)
         encoder = build_encoder(model.encoder, image_shape, model.latent_shape, flow.context_features)
         decoder = build_decoder(model.decoder, image_shape, model.latent_shape, output.initial)
     vae = VAE(encoder, flow, decoder, model.latent_shape, output.likelihood)

@@ -18,7 +18,10 @@ class Workers(Protocol):
         """The images of a global batch that this worker takes; the shares of all workers partition it."""
 
     def replicate(self, vae: nn.Module) -> nn.Module:
-        """A module that computes what `vae` computes, and whose backward pass adds up the workers' gradients."""
+        """A module that computes what `vae` computes, and whose backward pass adds up the workers' gradients.
+
+        From then on the batch statistics in `vae` (`flowvae.statistics`) are those of the global batch.
+        """
 
     def loss(self, values: Tensor, batch_size: int) -> Tensor:
         """A scalar whose gradient through `replicate` is that of the mean over the global batch.

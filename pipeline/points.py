@@ -102,6 +102,12 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
+def check_sweeps(params: Params) -> Iterator[str]:
+    """What is wrong with `sweep` and `stability` beyond their schema, a line each."""
+    yield from check_sweep(params)
+    yield from check_sweep(params.with_stability_as_sweep())
+
+
 def check_sweep(params: Params) -> Iterator[str]:
     """What is wrong with `sweep` beyond its schema, a line each."""
     section = params.sweep.section

@@ -3,6 +3,7 @@
 from dataclasses import asdict
 
 from flowvae.evaluation import Evaluation, bits_per_dim
+from flowvae.networks import plain_weights
 from flowvae.vae import VAE
 
 IN_BITS = ("negative_elbo", "nll")  # the bounds, which are compared between sizes of images
@@ -20,5 +21,5 @@ def flat_metrics(evaluation: Evaluation, vae: VAE, image_shape: tuple[int, int, 
             f"{name}_bits_per_dim": round(bits.value, 6),
             f"{name}_bits_per_dim_stderr": round(bits.stderr, 6),
         }
-    parameters = sum(weight.numel() for weight in vae.parameters())
+    parameters = sum(weight.numel() for weight in plain_weights(vae).parameters())
     return flat | {"active_units": evaluation.active_units, "parameters": parameters}

@@ -136,8 +136,9 @@ def describe(params: Params, metadata: Metadata) -> str:
     seeds = f"seeds {', '.join(map(str, budget.seeds))}" if several else f"seed {budget.seeds[0]}"
     interval = "bars: 95% intervals over seeds" if several else "one seed, so no intervals"
     epochs = "1 epoch" if first.epochs == 1 else f"{first.epochs} epochs"
+    values = describe_values(metadata.binarization)
     return (
-        f"{section.capitalize()} {params.sweep.budget!r}: {metadata.dataset}, {describe_values(metadata.binarization)}\n"
+        f"{section.capitalize()} {params.sweep.budget!r}: {metadata.dataset}, {values}\n"
         f"{epochs} of {metadata.counts['train']:,} images, {seeds} ({interval})"
     )
 

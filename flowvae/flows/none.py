@@ -18,7 +18,7 @@ class NoFlow(nn.Module):
 
     context_features = 0
 
-    def __init__(self, latent_dim: int, context_features: int, *, num_transforms: int) -> None:
+    def __init__(self, latent_shape: tuple[int, ...], context_features: int, *, num_transforms: int) -> None:
         super().__init__()
 
     def forward(self, context: Tensor) -> ComposedTransform:

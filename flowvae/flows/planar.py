@@ -1,5 +1,6 @@
 """Planar flows: Rezende & Mohamed 2015, arXiv:1505.05770, section 4.1 and appendix A.1."""
 
+from math import prod
 from typing import Any, Literal
 
 import torch
@@ -118,14 +119,17 @@ class PlanarFlow(nn.Module):
     Starts as the identity (u = 0) with hyperplanes w'z + b = 0 in random directions.
 
     Args:
-        latent_dim: D.
+        latent_shape: of the embedding, whose size is D.
         context_features: size of the context; ignored with global parameters.
         num_transforms: K.
         amortised: parameters are a linear map of the context.
     """
 
-    def __init__(self, latent_dim: int, context_features: int, *, num_transforms: int, amortised: bool) -> None:
+    def __init__(
+        self, latent_shape: tuple[int, ...], context_features: int, *, num_transforms: int, amortised: bool
+    ) -> None:
         super().__init__()
+        latent_dim = prod(latent_shape)
         self.context_features = context_features if amortised else 0
         self.shape = (num_transforms, 2 * latent_dim + 1)
         self.bias = nn.Parameter(torch.zeros(self.shape))

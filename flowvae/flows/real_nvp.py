@@ -1,73 +1,45 @@
 """Real NVP: Dinh, Sohl-Dickstein & Bengio 2017, arXiv:1605.08803, section 3."""
 
 from collections.abc import Sequence
+from math import prod
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from flowvae.config import FlowConfig, PositiveFloat, PositiveInt
+from flowvae.config import PositiveInt
+from flowvae.flows.coupling import ALTERNATING, CouplingConfig, CouplingStack
+from flowvae.flows.normalization import Normalization, norm_layers
 from flowvae.networks import MLP, context_terms
-from flowvae.transforms import Transform
+from flowvae.transforms import ComposedTransform, Transform
 
 
-class RealNVPConfig(FlowConfig):
+class RealNVPConfig(CouplingConfig):
     flow: Literal["real_nvp"]
-    num_transforms: PositiveInt
     hidden_features: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)]
-    context: bool
-    log_scale_bound: PositiveFloat
 
 
-class CouplingStack(Transform):
-    """Affine couplings of the two blocks of the latent vector, which take turns.
-
-        y_kept = z_kept,  y_moved = z_moved * exp(s) + t,  (s, t) = net(z_kept, context)
-        ln|det| = sum s
-
-    arXiv:1605.08803, equations 4 to 6; s is bounded by log_scale_bound * tanh(. / log_scale_bound).
-    The blocks stay apart from the first coupling to the last, and what the context adds to the nets
-    is computed for all of them at once.
+class Halves:
+    """The two blocks of a vector: its first numbers and the rest.
 
     Args:
-        nets: for each coupling z_kept -> raw s and t, concatenated on the last axis.
-        context: shape (batch, context_features), or None.
-        sizes: the sizes of the two blocks.
-        log_scale_bound: bound on |s|.
-        gain: factor on what the nets return.
+        sizes: of the blocks.
     """
 
-    has_inverse = True
+    axis = -1
 
-    def __init__(
-        self, nets: Sequence[MLP], context: Tensor | None, sizes: tuple[int, int], log_scale_bound: float, gain: float
-    ) -> None:
-        self.nets, self.sizes, self.log_scale_bound, self.gain = nets, sizes, log_scale_bound, gain
-        self.context_terms = context_terms(nets, context)
+    def __init__(self, sizes: tuple[int, int]) -> None:
+        self.sizes = sizes
 
-    def call_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        blocks = list(z.split(self.sizes, dim=-1))
-        log_scales = [torch.zeros_like(block) for block in blocks]  # summed over couplings
-        for i in range(len(self.nets)):
-            moved = ALTERNATING[i % 2]
-            s, t = self.scale_and_shift(i, blocks[1 - moved])
-            blocks[moved] = torch.addcmul(t, blocks[moved], s.exp())
-            log_scales[moved] = log_scales[moved] + s
-        return torch.cat(blocks, dim=-1), torch.cat(log_scales, dim=-1).sum(-1)
+    def split(self, z: Tensor) -> list[Tensor]:
+        return list(z.split(self.sizes, dim=-1))
 
-    def _inv(self, z: Tensor) -> Tensor:
-        blocks = list(z.split(self.sizes, dim=-1))
-        for i in reversed(range(len(self.nets))):
-            moved = ALTERNATING[i % 2]
-            s, t = self.scale_and_shift(i, blocks[1 - moved])
-            blocks[moved] = (blocks[moved] - t) * (-s).exp()
+    def join(self, blocks: Sequence[Tensor]) -> Tensor:
         return torch.cat(blocks, dim=-1)
 
-    def scale_and_shift(self, i: int, kept: Tensor) -> tuple[Tensor, Tensor]:
-        """s and t of coupling i, each of the shape of the block that it moves."""
-        raw, t = (self.gain * self.nets[i](kept, self.context_terms[i])).chunk(2, dim=-1)
-        return self.log_scale_bound * torch.tanh(raw / self.log_scale_bound), t
+    def confine(self, raw: Tensor, moved: int) -> Tensor:
+        return raw
 
 
 class RealNVP(nn.Module):
@@ -80,44 +52,62 @@ class RealNVP(nn.Module):
     step, however many there are, and without the factor deep stacks train worse than shallow ones.
 
     Args:
-        latent_dim: D, at least 2.
+        latent_shape: of the embedding, whose size D is at least 2.
         context_features: size of the context; ignored without `context`.
         num_transforms: K, the number of pairs.
         hidden_features: widths of the hidden layers of s and t.
         context: s and t see the encoder's context.
         log_scale_bound: bound on |s|.
+        normalization: of the latent vector after each transformation.
+        weight_norm: in s and t.
+        net_batch_norm: batch norm of the hidden layers of s and t.
 
     Raises:
-        ValueError: latent_dim is below 2, where there is nothing to couple.
+        ValueError: D is below 2, where there is nothing to couple.
     """
 
     def __init__(
         self,
-        latent_dim: int,
+        latent_shape: tuple[int, ...],
         context_features: int,
         *,
         num_transforms: int,
         hidden_features: Sequence[int],
         context: bool,
         log_scale_bound: float,
+        normalization: Normalization,
+        weight_norm: bool,
+        net_batch_norm: bool,
     ) -> None:
         super().__init__()
+        latent_dim = prod(latent_shape)
         if latent_dim < 2:
             raise ValueError(
-                f"expected latent_dim of at least 2 for real_nvp (one block conditions the other), got {latent_dim}"
+                f"expected a latent of at least 2 dimensions for real_nvp (one block conditions the other), "
+                f"got {latent_dim}"
             )
         self.context_features = context_features if context else 0
         self.sizes = (latent_dim // 2, latent_dim - latent_dim // 2)
         self.log_scale_bound, self.gain = log_scale_bound, (2 * num_transforms) ** -0.5
+        norms = {"weight_norm": weight_norm, "batch_norm": net_batch_norm}
         self.nets = nn.ModuleList(
-            MLP(self.sizes[1 - moved], hidden_features, 2 * self.sizes[moved], self.context_features).zero_last()
+            MLP(
+                self.sizes[1 - moved], hidden_features, 2 * self.sizes[moved], self.context_features, **norms
+            ).zero_last()
             for _ in range(num_transforms)
             for moved in ALTERNATING
         )
+        self.norms = norm_layers(normalization, num_transforms, latent_dim)
 
-    def forward(self, context: Tensor) -> CouplingStack:
-        bound = context if self.context_features else None
-        return CouplingStack(self.nets, bound, self.sizes, self.log_scale_bound, self.gain)
+    def forward(self, context: Tensor) -> Transform:
+        nets, terms = list(self.nets), context_terms(self.nets, context if self.context_features else None)
+        if not self.norms:
+            return self._couplings(nets, terms)
+        transforms: list[Transform] = []
+        for k, norm in enumerate(self.norms):
+            pair = slice(2 * k, 2 * k + 2)
+            transforms += [self._couplings(nets[pair], terms[pair]), norm()]
+        return ComposedTransform(transforms)
 
-
-ALTERNATING = (1, 0)  # the block that each coupling of a pair moves
+    def _couplings(self, nets: Sequence[MLP], terms: Sequence[Tensor | None]) -> CouplingStack:
+        return CouplingStack(nets, terms, Halves(self.sizes), self.log_scale_bound, self.gain)

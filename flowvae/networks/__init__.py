@@ -20,6 +20,7 @@ from flowvae.networks.residual import (
     ResidualEncoder,
     ResidualEncoderConfig,
 )
+from flowvae.networks.weight_norm import norm_weights, plain_weights, zero_layer
 
 
 class Network(NamedTuple):
@@ -78,4 +79,7 @@ __all__ = [
     "build_decoder",
     "build_encoder",
     "context_terms",
+    "norm_weights",
+    "plain_weights",
+    "zero_layer",
 ]

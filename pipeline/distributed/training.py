@@ -17,10 +17,12 @@ from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig,
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from flowvae.checkpoint import KEPT, Checkpoint, Clock, Interval, write_checkpoint
 from flowvae.data.arrays import read_metadata
 from flowvae.errors import InputError
+from flowvae.statistics import batch_statistics
 from flowvae.training import NonFiniteLossError
 from flowvae.training_state import EpochRecord
 from flowvae.vae import build_vae
@@ -167,7 +169,10 @@ class RayWorkers(Workers):
         return slice(start, start + each + (self.rank < rest))
 
     def replicate(self, vae: nn.Module) -> nn.Module:
-        return ray.train.torch.prepare_model(vae, parallel_strategy_kwargs={"gradient_as_bucket_view": True})
+        for statistics in batch_statistics(vae):
+            statistics.sum_over_workers = AllReduce.apply
+        how = {"gradient_as_bucket_view": True, "broadcast_buffers": False}  # they are alike on all workers
+        return ray.train.torch.prepare_model(vae, parallel_strategy_kwargs=how)
 
     def loss(self, values: Tensor, batch_size: int) -> Tensor:
         return values.sum() * (self.count / batch_size)  # DistributedDataParallel divides by count
@@ -177,6 +182,23 @@ class RayWorkers(Workers):
 
     def sum(self, tensor: Tensor) -> Tensor:
         total = tensor.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+
+class AllReduce(torch.autograd.Function):
+    """The sum of every worker's tensor; what a worker adds to it has the sum of every worker's gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        total = grad.clone()
         torch.distributed.all_reduce(total)
         return total
 

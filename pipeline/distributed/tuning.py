@@ -14,6 +14,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from flowvae.data.arrays import Metadata
 from flowvae.errors import InputError
+from flowvae.networks import plain_weights
 from flowvae.training import NonFiniteLossError
 from flowvae.training_state import EpochRecord
 from pipeline.distributed.arrays import local_arrays, share_arrays
@@ -174,7 +175,8 @@ def run_by_group(trial: Trial, sweep: Sweep, storage: Storage) -> dict[str, Any]
     placement = sweep.placement
     task = replace(trial.task, prepared=local_arrays(sweep.prepared, sweep.metadata, placement))
     fitted = fit_group(task, placement, storage, EpochsToTune())
-    score = functools.partial(score_trial, trial, fitted.vae, fitted.records, fitted.images_per_second)
+    vae = plain_weights(fitted.vae)  # which can be sent elsewhere
+    score = functools.partial(score_trial, trial, vae, fitted.records, fitted.images_per_second)
     return compute(score, sweep.prepared, sweep.metadata, placement)
 
 

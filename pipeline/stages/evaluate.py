@@ -14,6 +14,7 @@ from flowvae.config import EvaluationConfig
 from flowvae.data.arrays import open_images, read_metadata
 from flowvae.data.images import ImageSet
 from flowvae.evaluation import Evaluation, evaluate
+from flowvae.networks import plain_weights
 from flowvae.randomness import generator
 from flowvae.vae import VAE
 from flowvae.weights import load
@@ -35,7 +36,7 @@ def run(params: Params, variant: str, seed: int) -> None:
     placement = find_placement(None, torch.get_num_threads(), torch.cuda.device_count(), os.environ)
     metadata, vae = read_metadata(paths.PREPARED), load(paths.MODELS / key, "cpu")
     trained = read_json(paths.MODELS / key / "training.json")
-    call = partial(score, vae, config)
+    call = partial(score, plain_weights(vae), config)
     if placement.address:
         from pipeline.distributed.tasks import compute_on_ray
 

@@ -15,7 +15,7 @@ from flowvae.errors import InputError
 from pipeline import paths
 from pipeline.files import read_json, write_json
 from pipeline.params import Params, check_models, read_yaml, unread_keys
-from pipeline.points import check_sweep
+from pipeline.points import check_sweeps
 
 PROBE_SECONDS = 2
 
@@ -23,7 +23,7 @@ PROBE_SECONDS = 2
 def run(params: Params) -> None:
     """Write which source `prepare` is to read: 'mnist', 'larochelle' or 'fallback'."""
     check_models(params, paths.PARAMS)
-    if problems := [*check_sweep(params), *check_sweep(params.with_stability_as_sweep())]:
+    if problems := list(check_sweeps(params)):
         raise InputError("\n".join(f"{paths.PARAMS}: {problem}" for problem in problems))
     unread = unread_keys(read_yaml(paths.PARAMS), read_yaml(Path("dvc.yaml"))["stages"])
     if unread:

@@ -1,15 +1,28 @@
 """Small models, flows and images that the tests share."""
 
+from math import prod
+
 import numpy as np
 import torch
 
 from flowvae.data.images import ImageSet
 from flowvae.flows import FLOWS, build_flow
 from flowvae.objectives import elbo
+from flowvae.statistics import PopulationStatistics
 from flowvae.training import TrainingConfig, fit
 from flowvae.vae import VAEConfig, build_vae
 
 CONTEXT_FEATURES = 3
+PLAIN = {"normalization": "none", "weight_norm": False, "net_batch_norm": False}
+NVP = {"num_transforms": 2, "hidden_features": (6,), "context": False, "log_scale_bound": 2.0}
+CONV = {
+    "num_transforms": 2,
+    "map_shape": None,  # see `settings_for`
+    "hidden_channels": 4,
+    "num_blocks": 1,
+    "context": True,
+    "log_scale_bound": 2.0,
+}
 # Settings of every family; a family that is added to FLOWS is added here, and all of the contract holds for it.
 FLOW_SETTINGS = {
     "none": ({"num_transforms": 0},),
@@ -19,10 +32,26 @@ FLOW_SETTINGS = {
         {"num_transforms": 3, "amortised": False},
     ),
     "real_nvp": (
-        {"num_transforms": 1, "hidden_features": (6,), "context": True, "log_scale_bound": 2.0},
-        {"num_transforms": 3, "hidden_features": (5, 4), "context": True, "log_scale_bound": 1.0},
-        {"num_transforms": 2, "hidden_features": (6,), "context": False, "log_scale_bound": 2.0},
+        {"num_transforms": 1, "hidden_features": (6,), "context": True, "log_scale_bound": 2.0} | PLAIN,
+        {"num_transforms": 3, "hidden_features": (5, 4), "context": True, "log_scale_bound": 1.0} | PLAIN,
+        NVP | PLAIN | {"normalization": "batch_norm"},
+        NVP | PLAIN | {"normalization": "act_norm", "weight_norm": True},
+        NVP | PLAIN | {"context": True, "hidden_features": (5, 4), "net_batch_norm": True},
+        NVP | PLAIN,
     ),
+    "conv_real_nvp": (
+        CONV | PLAIN,
+        CONV | {"normalization": "batch_norm", "weight_norm": True, "net_batch_norm": True},
+        CONV | PLAIN | {"num_transforms": 1, "num_blocks": 0, "context": False, "normalization": "act_norm"},
+    ),
+}
+MAPS = {2: (2, 1, 1), 4: (1, 2, 2), 5: (5, 1, 1), 8: (2, 2, 2), 16: (1, 4, 4)}  # that vectors are reshaped to
+GOLDEN_CASES = {  # by the names of their losses
+    **{family: (family, examples[-1]) for family, examples in FLOW_SETTINGS.items()},
+    "real_nvp with batch norm": ("real_nvp", FLOW_SETTINGS["real_nvp"][2]),
+    "real_nvp with act norm and weight norm": ("real_nvp", FLOW_SETTINGS["real_nvp"][3]),
+    "real_nvp with batch norm in its nets": ("real_nvp", FLOW_SETTINGS["real_nvp"][4]),
+    "conv_real_nvp with batch and weight norm": ("conv_real_nvp", FLOW_SETTINGS["conv_real_nvp"][1]),
 }
 MODEL = {
     "latent_shape": [2],
@@ -58,25 +87,38 @@ def random(seed, *shape):
 
 
 def perturb(module, std=0.4):
-    """Move every parameter away from its start, the same way each time."""
+    """Move every parameter and every population's moments away from their start, the same way each time."""
     noise = torch.Generator().manual_seed(1)
+    draw = lambda like: std * torch.randn(like.shape, generator=noise, dtype=torch.float64).to(like)  # noqa: E731
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter += std * torch.randn(parameter.shape, generator=noise, dtype=torch.float64).to(parameter)
+            parameter += draw(parameter)
+        for child in module.modules():
+            if isinstance(child, PopulationStatistics):
+                child.mean += draw(child.mean)
+                child.variance *= draw(child.variance).exp()
     return module
 
 
-def make_flow(family, settings, latent_dim):
+def settings_for(settings, latent_shape):
+    """The settings, with a map for a latent vector where a family wants one."""
+    if "map_shape" not in settings or len(latent_shape) == 3:
+        return settings
+    return settings | {"map_shape": MAPS[prod(latent_shape)]}
+
+
+def make_flow(family, settings, latent_shape):
     """A fresh flow in float64."""
-    config = FLOWS[family].config(flow=family, **settings)
+    config = FLOWS[family].config(flow=family, **settings_for(settings, latent_shape))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return build_flow(config, latent_dim, CONTEXT_FEATURES).double()
+        return build_flow(config, latent_shape, CONTEXT_FEATURES).double()
 
 
 def tiny_config(family="none", settings=None, image_shape=(1, 4, 4), **model):
-    settings = FLOW_SETTINGS[family][0] if settings is None else settings
-    return VAEConfig(model=MODEL | model, flow={"flow": family, **settings}, image_shape=image_shape)
+    model = MODEL | model
+    settings = settings_for(FLOW_SETTINGS[family][0] if settings is None else settings, tuple(model["latent_shape"]))
+    return VAEConfig(model=model, flow={"flow": family, **settings}, image_shape=image_shape)
 
 
 def tiny_vae(family="none", *, std=0.4, seed=0, **config):
@@ -110,9 +152,9 @@ def outputs_of(vae, training):
     return seen
 
 
-def twenty_losses(family):
+def twenty_losses(family, settings):
     """-ELBO in nats of 20 steps in float64: 4 epochs of 38 random images in batches of 8, the last ragged."""
-    vae = tiny_vae(family, std=0, settings=FLOW_SETTINGS[family][-1])
+    vae = tiny_vae(family, std=0, settings=settings)
     steps = outputs_of(vae, training=True)
     fit(vae, random_bits(38), random_bits(10, seed=1), training_config(), seed=3)
     return [-elbo(densities).mean().item() for densities in steps]

@@ -1,5 +1,7 @@
 """What every entry of FLOWS must be: a bijection with the right log-determinant, sample by sample."""
 
+from math import prod
+
 import pytest
 import torch
 from examples import CONTEXT_FEATURES, FLOW_SETTINGS, make_flow, perturb, random
@@ -7,12 +9,14 @@ from torch.autograd.functional import jacobian
 
 from flowvae.distributions import DiagonalNormal, TransformedDistribution
 from flowvae.flows import FLOWS
+from flowvae.statistics import PopulationStatistics
 
 CASES = [(family, settings) for family, examples in FLOW_SETTINGS.items() for settings in examples]
 BATCH = 3
 
 every_flow = pytest.mark.parametrize(("family", "settings"), CASES)
-every_dim = pytest.mark.parametrize("latent_dim", [2, 5, 8])
+SHAPES = [(2,), (5,), (8,), (1, 4, 4), (2, 2, 4), (3, 1, 3)]
+every_shape = pytest.mark.parametrize("latent_shape", SHAPES, ids=str)
 
 
 def context_for(flow, batch=BATCH):
@@ -20,8 +24,8 @@ def context_for(flow, batch=BATCH):
     return random(7, batch, flow.context_features)
 
 
-def perturbed(family, settings, latent_dim):
-    return perturb(make_flow(family, settings, latent_dim)).eval()
+def perturbed(family, settings, latent_shape):
+    return perturb(make_flow(family, settings, latent_shape)).eval()
 
 
 def test_every_family_has_examples():
@@ -31,14 +35,14 @@ def test_every_family_has_examples():
 
 @every_flow
 def test_context_wanted_is_none_or_what_the_encoder_can_give(family, settings):
-    assert make_flow(family, settings, 5).context_features in (0, CONTEXT_FEATURES)
+    assert make_flow(family, settings, (5,)).context_features in (0, CONTEXT_FEATURES)
 
 
 @every_flow
-@every_dim
-def test_ladj_is_that_of_autograd(family, settings, latent_dim):
-    flow = perturbed(family, settings, latent_dim)
-    context, z = context_for(flow), random(0, BATCH, latent_dim)
+@every_shape
+def test_ladj_is_that_of_autograd(family, settings, latent_shape):
+    flow = perturbed(family, settings, latent_shape)
+    context, z = context_for(flow), random(0, BATCH, prod(latent_shape))
     ladj = flow(context).call_and_ladj(z)[1]
     for i in range(BATCH):
         transform = flow(context[i : i + 1])
@@ -49,23 +53,23 @@ def test_ladj_is_that_of_autograd(family, settings, latent_dim):
 
 
 @every_flow
-@every_dim
+@every_shape
 @pytest.mark.parametrize("sample_shape", [(), (3,), (2, 3)])
-def test_samples_are_mapped_one_by_one(family, settings, latent_dim, sample_shape):
-    transform = perturbed(family, settings, latent_dim)(context_for(make_flow(family, settings, latent_dim)))
-    z = random(1, *sample_shape, BATCH, latent_dim)
+def test_samples_are_mapped_one_by_one(family, settings, latent_shape, sample_shape):
+    transform = perturbed(family, settings, latent_shape)(context_for(make_flow(family, settings, latent_shape)))
+    z = random(1, *sample_shape, BATCH, prod(latent_shape))
     out, ladj = transform.call_and_ladj(z)
     assert out.shape == z.shape and ladj.shape == (*sample_shape, BATCH)
-    singles = [transform.call_and_ladj(sample) for sample in z.reshape(-1, BATCH, latent_dim)]
-    torch.testing.assert_close(out.reshape(-1, BATCH, latent_dim), torch.stack([single[0] for single in singles]))
+    singles = [transform.call_and_ladj(sample) for sample in z.reshape(-1, *z.shape[-2:])]
+    torch.testing.assert_close(out.reshape(-1, *z.shape[-2:]), torch.stack([single[0] for single in singles]))
     torch.testing.assert_close(ladj.reshape(-1, BATCH), torch.stack([single[1] for single in singles]))
 
 
 @every_flow
-@every_dim
-def test_images_are_mapped_one_by_one(family, settings, latent_dim):
-    flow = perturbed(family, settings, latent_dim)
-    context, z = context_for(flow), random(2, BATCH, latent_dim)
+@every_shape
+def test_images_are_mapped_one_by_one(family, settings, latent_shape):
+    flow = perturbed(family, settings, latent_shape)
+    context, z = context_for(flow), random(2, BATCH, prod(latent_shape))
     together = flow(context).call_and_ladj(z)
     for i in range(BATCH):
         alone = flow(context[i : i + 1]).call_and_ladj(z[i : i + 1])
@@ -74,11 +78,11 @@ def test_images_are_mapped_one_by_one(family, settings, latent_dim):
 
 
 @every_flow
-@every_dim
-def test_round_trip_or_a_clear_refusal(family, settings, latent_dim):
-    flow = perturbed(family, settings, latent_dim)
+@every_shape
+def test_round_trip_or_a_clear_refusal(family, settings, latent_shape):
+    flow = perturbed(family, settings, latent_shape)
     transform = flow(context_for(flow))
-    z = random(3, 2, BATCH, latent_dim)
+    z = random(3, 2, BATCH, prod(latent_shape))
     out, _ = transform.call_and_ladj(z)
     if transform.has_inverse:
         torch.testing.assert_close(transform.inv(out), z, rtol=1e-9, atol=1e-9)
@@ -89,58 +93,67 @@ def test_round_trip_or_a_clear_refusal(family, settings, latent_dim):
 
 
 @every_flow
-@every_dim
-def test_starts_as_the_identity(family, settings, latent_dim):
-    flow = make_flow(family, settings, latent_dim)
-    z = 3 * random(4, BATCH, latent_dim)
+@every_shape
+def test_starts_as_the_identity(family, settings, latent_shape):
+    flow = make_flow(family, settings, latent_shape).eval()
+    z = 3 * random(4, BATCH, prod(latent_shape))
     out, ladj = flow(10 * context_for(flow)).call_and_ladj(z)
     torch.testing.assert_close(out, z, rtol=0, atol=1e-12)
     torch.testing.assert_close(ladj, torch.zeros_like(ladj), rtol=0, atol=1e-12)
 
 
 @every_flow
-def test_training_can_leave_the_identity(family, settings):
-    flow = make_flow(family, settings, 4)
-    backward_of_random_loss(flow)
+@pytest.mark.parametrize("training", [True, False])
+def test_training_can_leave_the_identity(family, settings, training):
+    flow = make_flow(family, settings, shape_for(settings)).train(training)
+    backward_of_random_loss(flow, shape_for(settings))
     moved = [parameter for parameter in flow.parameters() if parameter.grad.any()]
     assert bool(moved) == (settings["num_transforms"] > 0)
 
 
 @every_flow
-@every_dim
-def test_every_dimension_is_transformed(family, settings, latent_dim):
-    flow = perturbed(family, settings, latent_dim)
-    z = random(5, BATCH, latent_dim)
+@every_shape
+def test_every_dimension_is_transformed(family, settings, latent_shape):
+    flow = perturbed(family, settings, latent_shape)
+    z = random(5, BATCH, prod(latent_shape))
     change = (flow(context_for(flow)).call_and_ladj(z)[0] - z).abs()
     assert (change > 1e-6).all() if settings["num_transforms"] else (change == 0).all()
 
 
-def backward_of_random_loss(flow, latent_dim=4):
-    out, ladj = flow(context_for(flow)).call_and_ladj(random(6, 2, BATCH, latent_dim).requires_grad_())
+def shape_for(settings):
+    """Large enough for all of a flow's weights to be of use: a squeezed map of 2 x 2, each with 8 neighbours."""
+    return (1, 4, 4) if "map_shape" in settings else (4,)
+
+
+def backward_of_random_loss(flow, latent_shape):
+    out, ladj = flow(context_for(flow)).call_and_ladj(random(6, 2, BATCH, prod(latent_shape)).requires_grad_())
     ((out * random(8, *out.shape)).sum() + (ladj * random(9, *ladj.shape)).sum()).backward()
 
 
 @every_flow
-def test_gradients_reach_every_parameter(family, settings):
-    flow = perturbed(family, settings, 4)
-    backward_of_random_loss(flow)
+@pytest.mark.parametrize("training", [True, False])
+def test_gradients_reach_every_parameter(family, settings, training):
+    flow = perturbed(family, settings, shape_for(settings)).train(training)
+    backward_of_random_loss(flow, shape_for(settings))
+    undone = training and settings.get("net_batch_norm")  # it undoes magnitudes, those of the batch too
     for name, parameter in flow.named_parameters():
-        assert parameter.grad is not None and (parameter.grad != 0).all(), name
+        assert parameter.grad is not None, name
+        assert (parameter.grad != 0).all() or (undone and name.endswith("original0")), name
 
 
 @every_flow
 def test_context_is_used_or_not_asked_for(family, settings):
-    flow = perturbed(family, settings, 4)
+    flow = perturbed(family, settings, (4,))
     z, context = random(10, BATCH, 4), context_for(flow)
     change = flow(context).call_and_ladj(z)[0] - flow(context + 1).call_and_ladj(z)[0]
     assert (change.abs().sum(-1) > 1e-6).all() if flow.context_features else (change == 0).all()
 
 
 @every_flow
-@every_dim
-def test_precisions_agree(family, settings, latent_dim):
-    flow = perturbed(family, settings, latent_dim)
-    z, context = random(11, BATCH, latent_dim), context_for(flow)
+@every_shape
+def test_precisions_agree(family, settings, latent_shape):
+    flow = perturbed(family, settings, latent_shape)
+    z, context = random(11, BATCH, prod(latent_shape)), context_for(flow)
     exact = flow(context).call_and_ladj(z)
     single = flow.float()(context.float()).call_and_ladj(z.float())
     for low, high in zip(single, exact, strict=True):
@@ -149,16 +162,21 @@ def test_precisions_agree(family, settings, latent_dim):
 
 
 @every_flow
-def test_training_and_evaluation_give_the_same_twice(family, settings):
-    flow = perturbed(family, settings, 5)
+def test_each_mode_gives_the_same_again_and_leaves_the_other_alone(family, settings):
+    """A flow with statistics uses the batch in training; no other does."""
+    flow = perturbed(family, settings, (5,))
     z, context = random(12, BATCH, 5), context_for(flow)
-    results = [flow.train(mode)(context).call_and_ladj(z) for mode in (True, False, True, False)]
-    for out, ladj in results[1:]:
-        assert torch.equal(out, results[0][0]) and torch.equal(ladj, results[0][1])
+    flow.train()(context).call_and_ladj(z)  # act norm takes its start from the first batch of all
+    results = {mode: flow.train(mode)(context).call_and_ladj(z) for mode in (True, False)}
+    for mode in (True, False, True, False):
+        again = flow.train(mode)(context).call_and_ladj(z)
+        assert all(torch.equal(value, expected) for value, expected in zip(again, results[mode], strict=True))
+    alike = all(torch.equal(*pair) for pair in zip(*results.values(), strict=True))
+    assert alike == (not any(isinstance(child, PopulationStatistics) for child in flow.modules()))
 
 
 def posterior_in_the_plane(family, settings):
-    flow = perturbed(family, settings, 2)
+    flow = perturbed(family, settings, (2,))
     base = DiagonalNormal(torch.tensor([[0.3, -0.5]]).double(), torch.tensor([[0.8, 1.3]]).double())
     return TransformedDistribution(base, flow(context_for(flow, batch=1)))
 

@@ -117,7 +117,7 @@ def test_gradients_are_those_of_the_naive_loop():
 
 @pytest.mark.parametrize(("amortised", "groups", "context_features"), [(True, 3, 4), (False, 1, 0)])
 def test_parameters_are_made_from_the_context_or_global(amortised, groups, context_features):
-    flow = PlanarFlow(5, 4, num_transforms=2, amortised=amortised)
+    flow = PlanarFlow((5,), 4, num_transforms=2, amortised=amortised)
     assert flow.context_features == context_features
     transform = flow(torch.ones(3, flow.context_features))
     assert transform.w.shape == transform.u.shape == (groups, 2, 5)
@@ -127,7 +127,7 @@ def test_parameters_are_made_from_the_context_or_global(amortised, groups, conte
 
 
 def test_hyperplanes_differ_from_the_start():
-    transform = PlanarFlow(5, 4, num_transforms=3, amortised=True)(torch.zeros(1, 4))
+    transform = PlanarFlow((5,), 4, num_transforms=3, amortised=True)(torch.zeros(1, 4))
     w = torch.nn.functional.normalize(transform.w[0], dim=-1)
     assert ((w @ w.mT).tril(-1).abs() < 1 - 1e-3).all() and transform.w.norm(dim=-1).min() > 0
 
@@ -137,7 +137,7 @@ def test_hyperplanes_differ_from_the_start():
 def test_flow_is_monotone_along_w(std, amortised):
     """What the constraint is for: along w, a planar map never turns back."""
     for seed in range(20):
-        flow = perturb(make_flow("planar", {"num_transforms": 1, "amortised": amortised}, 3), std)
+        flow = perturb(make_flow("planar", {"num_transforms": 1, "amortised": amortised}, (3,)), std)
         transform = flow(random(seed, 1, flow.context_features))
         w = transform.w[0, 0]
         position = torch.linspace(-4, 4, 2001, dtype=torch.float64) / w.norm()

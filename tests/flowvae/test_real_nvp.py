@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from examples import make_flow, perturb, random
+from examples import PLAIN, make_flow, perturb, random
 from torch.autograd.functional import jacobian
 
 from flowvae.flows.real_nvp import RealNVP
@@ -17,7 +17,7 @@ def real_nvp(latent_dim, *, num_transforms=1, context=True, log_scale_bound=2.0,
         "context": context,
         "log_scale_bound": log_scale_bound,
     }
-    return perturb(make_flow("real_nvp", settings, latent_dim), std)
+    return perturb(make_flow("real_nvp", settings | PLAIN, (latent_dim,)), std)
 
 
 def single_couplings(flow, context):
@@ -51,8 +51,8 @@ def test_one_transformation_is_a_pair_of_couplings(num_transforms):
 
 @pytest.mark.parametrize("latent_dim", [0, 1])
 def test_nothing_to_couple(latent_dim):
-    with pytest.raises(ValueError, match=f"latent_dim of at least 2.*got {latent_dim}"):
-        RealNVP(latent_dim, 3, num_transforms=1, hidden_features=(4,), context=True, log_scale_bound=2.0)
+    with pytest.raises(ValueError, match=f"at least 2 dimensions.*got {latent_dim}"):
+        RealNVP((latent_dim,), 3, num_transforms=1, hidden_features=(4,), context=True, log_scale_bound=2.0, **PLAIN)
 
 
 @pytest.mark.parametrize("bound", [0.5, 2.0])

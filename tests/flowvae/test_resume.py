@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from examples import FLOW_SETTINGS, random_bits, tiny_vae, training_config
+from examples import FLOW_SETTINGS, GOLDEN_CASES, random_bits, tiny_vae, training_config
 
 from flowvae import training
 from flowvae.checkpoint import NAME, Checkpoint, CheckpointFolder, Interval
@@ -20,9 +20,9 @@ class KilledError(Exception):
     """In place of the signal, which the tests of the pipeline send."""
 
 
-def train(checkpoints=None, kill_after=None, family="planar", **changes):
+def train(checkpoints=None, kill_after=None, family="planar", settings=None, **changes):
     """The final weights and records of a run in float32, or KilledError."""
-    vae = tiny_vae(family, std=0).float()
+    vae = tiny_vae(family, std=0, settings=settings).float()
 
     def on_step(step, num_steps):
         if step == kill_after:
@@ -81,6 +81,18 @@ def test_every_feature_resumes(tmp_path, changes):
     for kill_after in (4, 5):
         kill(tmp_path, kill_after, **changes)
     same(train(folder(tmp_path), **changes), train(**changes))
+
+
+@pytest.mark.parametrize(("family", "settings"), GOLDEN_CASES.values(), ids=GOLDEN_CASES)
+@pytest.mark.parametrize("changes", [{}, {"average_decay": 0.9}, {"max_halvings": 1, "accumulation_steps": 2}], ids=str)
+def test_every_normalisation_resumes(tmp_path, family, settings, changes):
+    """Also in the middle of an epoch, and before and after act norm's first batch."""
+    for kill_after in (1, 2, 5, 9):
+        kill(tmp_path, kill_after, family=family, settings=settings, **changes)
+    same(
+        train(folder(tmp_path), family=family, settings=settings, **changes),
+        train(None, None, family, settings, **changes),
+    )
 
 
 def test_checkpoints_change_nothing(tmp_path):

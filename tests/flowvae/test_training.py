@@ -7,6 +7,7 @@ import pytest
 import torch
 from examples import (
     FLOW_SETTINGS,
+    GOLDEN_CASES,
     cosine,
     outputs_of,
     random_bits,
@@ -25,11 +26,11 @@ from flowvae.vae import build_vae
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "losses.json").read_text())
 
 
-@pytest.mark.parametrize("family", FLOW_SETTINGS)
-def test_golden_losses(family):
-    found = twenty_losses(family)
+@pytest.mark.parametrize("name", GOLDEN_CASES)
+def test_golden_losses(name):
+    found = twenty_losses(*GOLDEN_CASES[name])
     assert len(found) == 20
-    assert found == pytest.approx(GOLDEN[family], rel=1e-4)
+    assert found == pytest.approx(GOLDEN[name], rel=1e-4)
 
 
 def watch(vae, training=True):

@@ -7,6 +7,7 @@ import torch
 from examples import outputs_of, random_bits, tiny_vae, training_config
 from test_training import grey, watch
 
+from flowvae import training
 from flowvae.objectives import elbo, importance_weighted_bound, kl
 from flowvae.training import NonFiniteLossError, fit
 from flowvae.workers import Alone
@@ -32,6 +33,24 @@ def test_parts_of_a_batch_add_up(parts):
     in_parts, others = trained(accumulation_steps=parts)
     close(whole, in_parts)
     assert others[-1].train_negative_elbo == pytest.approx(records[-1].train_negative_elbo, rel=1e-9)
+
+
+def test_norms_of_gradients_are_in_the_curve_as_they_were_before_clipping():
+    vae, norms = tiny_vae(std=0), []
+    config = training_config(epochs=2, max_grad_norm=1e-3)
+    before = training.clip_gradients
+
+    def note(vae, max_norm):
+        norms.append(torch.cat([weight.grad.flatten() for weight in vae.parameters()]).norm().item())
+        return before(vae, max_norm)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "clip_gradients", note)
+        records = fit(vae, random_bits(20), VALID, config, seed=0)
+    assert len(norms) == 6 and min(norms) > 1e-3
+    for record, epoch in zip(records, (norms[:3], norms[3:]), strict=True):
+        assert record.mean_grad_norm == pytest.approx(sum(epoch) / 3, rel=1e-9)
+        assert record.max_grad_norm == pytest.approx(max(epoch), rel=1e-9)
 
 
 class Part(Alone):

@@ -123,6 +123,7 @@ def edit_params(project: Path, edit: Callable[[Any], object]) -> None:
 def shrink(params: Any) -> None:
     """Three variants, seconds each."""
     nvp = {"hidden_features": [8], "context": True, "log_scale_bound": 2.0}
+    nvp |= {"normalization": "none", "weight_norm": False, "net_batch_norm": False}
     params["variants"] = {
         "vae": {"flow": "none", "num_transforms": 0},
         "planar-4": {"flow": "planar", "num_transforms": 2, "amortised": True},

@@ -10,7 +10,7 @@ from flowvae.errors import InputError
 from pipeline.params import load_params
 from pipeline.points import Point, check_sweep, grid, resolve
 from pipeline.sweeps import SweepConfig
-from pipeline.trials import columns, run_trial, trial_at
+from pipeline.trials import SPEED, columns, run_trial, trial_at
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_a_trial_scores_a_model(edited, trial):
     params = edited()
     one = trial(params, Point("planar", 1, 0, {}))
     row = run_trial(one, one.task.prepared, torch.device("cpu"), NoCheckpoints(), lambda record: None)
-    assert set(row) == set(columns(params))
+    assert set(row) == {*columns(params), SPEED}
     assert row["negative_elbo_nats"] == pytest.approx(row["reconstruction_nats"] + row["kl_nats"], abs=1e-3)
     assert (row["status"], row["reason"], row["epochs"]) == ("finished", "", 1)
 

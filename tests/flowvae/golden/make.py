@@ -13,12 +13,12 @@ FOLDER = Path(__file__).parent
 
 def main() -> None:
     sys.path[:0] = [str(FOLDER.parent), str(FOLDER.parents[2])]
-    from examples import FLOW_SETTINGS, twenty_losses
+    from examples import GOLDEN_CASES, twenty_losses
 
-    recorded = {family: [round(loss, 9) for loss in twenty_losses(family)] for family in FLOW_SETTINGS}
+    recorded = {name: [round(loss, 9) for loss in twenty_losses(*case)] for name, case in GOLDEN_CASES.items()}
     (FOLDER / "losses.json").write_text(json.dumps(recorded, indent=1) + "\n")
-    for family, losses in recorded.items():
-        print(f"{family}: from {losses[0]:.3f} to {losses[-1]:.3f} nats")
+    for name, losses in recorded.items():
+        print(f"{name}: from {losses[0]:.3f} to {losses[-1]:.3f} nats")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
-"""Planar maps and affine couplings against Pyro's, given the same numbers."""
+"""Planar maps, affine couplings and batch norm against Pyro's, given the same numbers."""
 
 import math
 
 import torch
-from pyro.distributions.transforms import AffineCoupling, ConditionalPlanar, Planar
+from pyro.distributions.transforms import AffineCoupling, BatchNorm, ConditionalPlanar, Planar
 from torch.distributions import Normal
 
 from flowvae.distributions import DiagonalNormal
 from flowvae.distributions import TransformedDistribution as Posterior
+from flowvae.flows.normalization import BatchNormLayer
 from flowvae.flows.planar import PlanarTransform, invertible_u
 from flowvae.flows.real_nvp import RealNVP
 
@@ -60,7 +61,17 @@ def check_amortised_planar():
 
 
 def perturbed_real_nvp(latent_dim):
-    flow = RealNVP(latent_dim, 3, num_transforms=2, hidden_features=(6,), context=True, log_scale_bound=1.5)
+    flow = RealNVP(
+        (latent_dim,),
+        3,
+        num_transforms=2,
+        hidden_features=(6,),
+        context=True,
+        log_scale_bound=1.5,
+        normalization="none",
+        weight_norm=False,
+        net_batch_norm=False,
+    )
     for parameter in flow.parameters():
         parameter.data += 0.4 * torch.randn_like(parameter)
     return flow
@@ -75,12 +86,12 @@ def pyro_couplings(stack, z):
         def hypernet(kept, i=i):
             return stack.scale_and_shift(i, kept)[::-1]
 
-        blocks = list(z.split(stack.sizes, -1))
+        blocks = list(z.split(stack.partition.sizes, -1))
         ordered = torch.cat([blocks[1 - moved], blocks[moved]], -1)
-        oracle = AffineCoupling(stack.sizes[1 - moved], hypernet)
+        oracle = AffineCoupling(stack.partition.sizes[1 - moved], hypernet)
         out = oracle(ordered)
         total = total + oracle.log_abs_det_jacobian(ordered, out)
-        blocks[moved] = out[:, stack.sizes[1 - moved] :]
+        blocks[moved] = out[:, stack.partition.sizes[1 - moved] :]
         z = torch.cat(blocks, -1)
     return z, total
 
@@ -103,7 +114,24 @@ def check_posterior():
     torch.testing.assert_close(posterior.log_prob(z), log_prob)
 
 
+def check_batch_norm():
+    """Pyro's goes from base to data, ours from z0 to zK: its inverse is ours."""
+    layer, oracle, z = BatchNormLayer(D, 1).eval(), BatchNorm(D, epsilon=0.0).eval(), torch.randn(N, D)
+    layer.scaling.shift.data, layer.scaling.log_scale.data = torch.randn(D), torch.randn(D)
+    statistics = layer.scaling.statistics
+    statistics.mean, statistics.variance = oracle.moving_mean, oracle.moving_variance = (
+        torch.randn(D),
+        torch.rand(D) + 0.1,
+    )
+    oracle.beta.data, oracle.gamma.data = layer.scaling.shift.data, layer.scaling.log_scale.data.exp() - 1e-6
+    out, ladj = layer().call_and_ladj(z)
+    torch.testing.assert_close(out, oracle._inverse(z))
+    torch.testing.assert_close(ladj, -oracle.log_abs_det_jacobian(out, z).sum(-1).expand(N))
+    torch.testing.assert_close(layer().inv(z), oracle._call(z))
+
+
 check_planar_maps()
+check_batch_norm()
 check_constraint()
 check_amortised_planar()
 check_couplings(4)

@@ -1,4 +1,4 @@
-"""Real NVP, whole and coupling by coupling, against zuko's transforms given the same numbers."""
+"""Real NVP on vectors and maps, whole and coupling by coupling, against zuko's transforms given the same numbers."""
 
 import math
 
@@ -7,6 +7,7 @@ from zuko.distributions import DiagNormal, NormalizingFlow
 from zuko.transforms import ComposedTransform, CouplingTransform, DependentTransform, MonotonicAffineTransform
 
 from flowvae.distributions import DiagonalNormal, TransformedDistribution
+from flowvae.flows.conv_real_nvp import ConvRealNVP
 from flowvae.flows.real_nvp import RealNVP
 
 torch.manual_seed(0)
@@ -21,24 +22,38 @@ def unclipped(log_scale):
 
 def zuko_coupling(stack, i):
     """The i-th coupling; the first moves the second block, and so on in turns."""
+    moved, partition = 1 - i % 2, stack.partition
+    ones = partition.split(torch.ones(1, D))
+    ones[moved] = torch.zeros_like(ones[moved])
+    kept = partition.join(ones)[0].bool()  # (D,)
 
-    def meta(kept):
-        log_scale, shift = stack.scale_and_shift(i, kept)
+    def meta(values):
+        blocks = partition.split(torch.zeros(*values.shape[:-1], D).masked_scatter(kept, values))
+        zero = torch.zeros_like(blocks[1 - moved])
+
+        def on_moved(value):
+            return partition.join((value, zero) if moved == 0 else (zero, value))[..., ~kept]
+
+        log_scale, shift = map(on_moved, stack.scale_and_shift(i, blocks[1 - moved]))
         return DependentTransform(MonotonicAffineTransform(shift, unclipped(log_scale), slope=SLOPE), 1)
 
-    first, second = stack.sizes
-    kept = torch.cat([torch.full((first,), i % 2 == 0), torch.full((second,), i % 2 == 1)])
     return CouplingTransform(meta, kept)
 
 
-def check(latent_dim):
-    flow = RealNVP(latent_dim, 3, num_transforms=3, hidden_features=(6, 5), context=True, log_scale_bound=1.5)
+def perturbed(flow):
     for parameter in flow.parameters():
         parameter.data += 0.4 * torch.randn_like(parameter)
+    return flow
+
+
+def check(flow, latent_dim):
+    global D
+    D = latent_dim
     context, noise = torch.randn(N, 3), torch.randn(7, N, latent_dim)
     loc, scale = torch.randn(N, latent_dim), torch.rand(N, latent_dim) + 0.5
-    transform = flow(context)
-    oracle = ComposedTransform(*(zuko_coupling(transform, i) for i in range(6)))
+    transform = perturbed(flow)(context)
+    stacks = transform.transforms if hasattr(transform, "transforms") else [transform]
+    oracle = ComposedTransform(*(zuko_coupling(stack, i) for stack in stacks for i in range(len(stack.nets))))
     out, ladj = transform.call_and_ladj(noise)
     expected_out, expected_ladj = oracle.call_and_ladj(noise)
     torch.testing.assert_close(out, expected_out)
@@ -49,7 +64,11 @@ def check(latent_dim):
     torch.testing.assert_close(log_prob, expected)
 
 
-check(2)
-check(6)
-check(7)
+SETTINGS = {"context": True, "log_scale_bound": 1.5, "normalization": "none", "net_batch_norm": False}
+for latent_dim in (2, 6, 7):
+    nets = {"num_transforms": 3, "hidden_features": (6, 5), "weight_norm": latent_dim == 7}
+    check(RealNVP((latent_dim,), 3, **nets, **SETTINGS), latent_dim)
+for latent_shape in ((1, 4, 4), (2, 2, 4), (3, 3, 1)):
+    nets = {"num_transforms": 2, "map_shape": None, "hidden_channels": 4, "num_blocks": 1, "weight_norm": False}
+    check(ConvRealNVP(latent_shape, 3, **nets, **SETTINGS), math.prod(latent_shape))
 print("agrees")

@@ -1,0 +1,98 @@
+"""Affine couplings of two blocks of the latent vector, whatever the blocks are (arXiv:1605.08803, section 3)."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from flowvae.config import FlowConfig, PositiveFloat, PositiveInt
+from flowvae.flows.normalization import Normalization
+from flowvae.transforms import Transform, affine, affine_inv
+
+
+class CouplingConfig(FlowConfig):
+    """What all families of coupling flows have in their settings."""
+
+    num_transforms: PositiveInt
+    context: bool
+    log_scale_bound: PositiveFloat
+    normalization: Normalization
+    weight_norm: bool
+    net_batch_norm: bool
+
+
+class Partition(Protocol):
+    """How a latent vector comes apart into two blocks, each made from the other in turns.
+
+    Attributes:
+        axis: of a block's features.
+    """
+
+    axis: int
+
+    def split(self, z: Tensor) -> list[Tensor]:
+        """z (*sample_shape, batch, D) -> two blocks."""
+
+    def join(self, blocks: Sequence[Tensor]) -> Tensor:
+        """The inverse of `split`."""
+
+    def confine(self, raw: Tensor, moved: int) -> Tensor:
+        """What a net returns, as far as it concerns the block `moved`; 0 elsewhere."""
+
+
+class CouplingStack(Transform):
+    """Affine couplings of the two blocks of the latent vector, which take turns.
+
+        y_kept = z_kept,  y_moved = z_moved * exp(s) + t,  (s, t) = net(z_kept, context)
+        ln|det| = sum s
+
+    arXiv:1605.08803, equations 4 to 6; s is bounded by log_scale_bound * tanh(. / log_scale_bound).
+    The blocks stay apart from the first coupling to the last.
+
+    Args:
+        nets: for each coupling z_kept, context term -> raw s and t, concatenated on the axis of features.
+        context_terms: what the context adds to each net (`flowvae.networks.context_terms`).
+        partition: the two blocks.
+        log_scale_bound: bound on |s|.
+        gain: factor on what the nets return.
+    """
+
+    has_inverse = True
+
+    def __init__(
+        self,
+        nets: Sequence[nn.Module],
+        context_terms: Sequence[Tensor | None],
+        partition: Partition,
+        log_scale_bound: float,
+        gain: float,
+    ) -> None:
+        self.nets, self.context_terms, self.partition = nets, context_terms, partition
+        self.log_scale_bound, self.gain = log_scale_bound, gain
+
+    def call_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        blocks = self.partition.split(z)
+        log_scales = [torch.zeros_like(block) for block in blocks]  # summed over couplings
+        for i in range(len(self.nets)):
+            moved = ALTERNATING[i % 2]
+            s, t = self.scale_and_shift(i, blocks[1 - moved])
+            blocks[moved] = affine(blocks[moved], s, t)
+            log_scales[moved] = log_scales[moved] + s
+        return self.partition.join(blocks), self.partition.join(log_scales).sum(-1)
+
+    def _inv(self, z: Tensor) -> Tensor:
+        blocks = self.partition.split(z)
+        for i in reversed(range(len(self.nets))):
+            moved = ALTERNATING[i % 2]
+            blocks[moved] = affine_inv(blocks[moved], *self.scale_and_shift(i, blocks[1 - moved]))
+        return self.partition.join(blocks)
+
+    def scale_and_shift(self, i: int, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """s and t of coupling i, each of the shape of the block that it moves."""
+        raw = self.partition.confine(self.gain * self.nets[i](kept, self.context_terms[i]), ALTERNATING[i % 2])
+        raw, t = raw.chunk(2, dim=self.partition.axis)
+        return self.log_scale_bound * torch.tanh(raw / self.log_scale_bound), t
+
+
+ALTERNATING = (1, 0)  # the block that each coupling of a pair moves
