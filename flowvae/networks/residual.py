@@ -31,14 +31,16 @@ class ResidualDecoderConfig(Config):
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(SiLU(conv(SiLU(x)))), 3 x 3 each.
+    """x + gain conv(SiLU(conv(SiLU(x)))), 3 x 3 each.
 
     The pre-activation block of He et al. 2016, arXiv:1603.05027, figure 4e, without normalisation: its last
-    convolution starts at zero, so that a stack of any depth starts as the identity and trains.
+    convolution starts at zero, so that a stack of any depth starts as the identity, and the gain keeps it trainable
+    (see `gain_for`).
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, gain: float) -> None:
         super().__init__()
+        self.gain = gain
         self.first = nn.Conv2d(channels, channels, 3, padding=1)
         self.last = nn.Conv2d(channels, channels, 3, padding=1)
         nn.init.zeros_(self.last.weight)
@@ -46,7 +48,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (batch, channels, height, width) -> same shape."""
-        return x + self.last(nn.functional.silu(self.first(nn.functional.silu(x))))
+        return x + self.gain * self.last(nn.functional.silu(self.first(nn.functional.silu(x))))
 
 
 class ResidualEncoder(nn.Module):
@@ -80,10 +82,10 @@ class ResidualEncoder(nn.Module):
     ) -> None:
         super().__init__()
         bottom = bottom_shape(image_shape, channels)
-        first, *_ = channels
-        stages = [nn.Conv2d(image_shape[0], first, 5, stride=2, padding=2), *blocks(first, num_blocks)]
+        first, gain = channels[0], gain_for(len(channels) * num_blocks)
+        stages = [nn.Conv2d(image_shape[0], first, 5, stride=2, padding=2), *blocks(first, num_blocks, gain)]
         for fan_in, fan_out in pairwise(channels):
-            stages += [nn.Conv2d(fan_in, fan_out, 3, stride=2, padding=1), *blocks(fan_out, num_blocks)]
+            stages += [nn.Conv2d(fan_in, fan_out, 3, stride=2, padding=1), *blocks(fan_out, num_blocks, gain)]
         self.stages = nn.Sequential(*stages, nn.SiLU())
         self.head = HEADS[len(latent_shape)](bottom, latent_shape, context_features, hidden_features)
 
@@ -124,10 +126,11 @@ class ResidualDecoder(nn.Module):
         super().__init__()
         bottom, last = bottom_shape(image_shape, channels[::-1]), channels[-1]
         self.head = STARTS[len(latent_shape)](latent_shape, bottom, hidden_features)
+        gain = gain_for(len(channels) * num_blocks)
         stages: list[nn.Module] = []
         for fan_in, fan_out in pairwise((*channels, last)):
             doubled = nn.Conv2d(fan_in, 4 * fan_out, 3, padding=1)
-            stages += [*blocks(fan_in, num_blocks), doubled, nn.PixelShuffle(2)]
+            stages += [*blocks(fan_in, num_blocks, gain), doubled, nn.PixelShuffle(2)]
         to_image = nn.Conv2d(last, len(initial_output), 1)
         with torch.no_grad():
             to_image.bias.copy_(initial_output)
@@ -138,6 +141,14 @@ class ResidualDecoder(nn.Module):
         return self.stages(self.head(z.flatten(0, -2))).unflatten(0, z.shape[:-1])
 
 
-def blocks(channels: int, count: int) -> list[nn.Module]:
+def blocks(channels: int, count: int, gain: float) -> list[nn.Module]:
     """The residual blocks of one stage."""
-    return [ResidualBlock(channels) for _ in range(count)]
+    return [ResidualBlock(channels, gain) for _ in range(count)]
+
+
+def gain_for(num_blocks: int) -> float:
+    """The factor on every branch of a network of so many blocks, 1 / (4 sqrt(num_blocks)).
+
+    Adam moves all weights by about as much at each step, and so all blocks together too far without it.
+    """
+    return (16 * num_blocks) ** -0.5

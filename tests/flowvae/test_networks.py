@@ -18,7 +18,7 @@ from flowvae.networks import (
     build_encoder,
     context_terms,
 )
-from flowvae.networks.residual import ResidualBlock
+from flowvae.networks.residual import ResidualBlock, gain_for
 
 SHAPES = [
     ((1, 28, 28), (4, 8)),
@@ -212,7 +212,7 @@ def test_depth_and_width_come_from_the_settings(num_blocks):
 
 
 def test_a_stack_of_blocks_of_any_depth_starts_as_the_identity_and_learns():
-    blocks = torch.nn.Sequential(*(ResidualBlock(3) for _ in range(30))).double()
+    blocks = torch.nn.Sequential(*(ResidualBlock(3, gain_for(30)) for _ in range(30))).double()
     x = random(0, 2, 3, 5, 5)
     assert torch.equal(blocks(x), x)
     (blocks(x) - 1).square().sum().backward()

@@ -13,7 +13,8 @@ from flowvae.data.sources import FALLBACK_BANNER
 
 COLUMNS = (
     "variant,flow,num_transforms,seed,dataset,binarization,num_train,num_test,epochs,reconstruction_nats,kl_nats,"
-    "negative_elbo_nats,negative_elbo_stderr,nll_nats,nll_stderr,num_importance_samples,parameters"
+    "negative_elbo_nats,negative_elbo_stderr,nll_nats,nll_stderr,negative_elbo_bits_per_dim,"
+    "negative_elbo_bits_per_dim_stderr,nll_bits_per_dim,nll_bits_per_dim_stderr,num_importance_samples,parameters"
 )
 
 
@@ -60,6 +61,9 @@ def test_table(reproduced):
     ]
     for row in rows:
         assert (row["num_train"], row["num_test"], row["epochs"]) == ("4000", "500", "1")
+        for name in ("negative_elbo", "nll"):
+            bits = float(row[f"{name}_nats"]) / 784 / math.log(2)
+            assert math.isclose(float(row[f"{name}_bits_per_dim"]), bits, abs_tol=1e-6)
         assert (row["dataset"], row["binarization"]) == ("MNIST, 5,000 digits", "static")
         assert row["num_importance_samples"] == "2" and int(row["parameters"]) > 0
         bound, nll = float(row["negative_elbo_nats"]), float(row["nll_nats"])

@@ -1,0 +1,49 @@
+"""Which images the stage interpolate joins."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from flowvae.files import sha256
+from flowvae.interpolation import random_pairs
+from pipeline.stages.interpolate import pairs_to_join
+
+LABELS = torch.tensor([0, 1, 2] * 20, dtype=torch.uint8)
+NONE = torch.zeros(60, dtype=torch.uint8)
+
+
+def draws(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_labels_differ_where_there_are_labels():
+    pairs = pairs_to_join(LABELS, 10, draws())
+    assert pairs.shape == (10, 2)
+    assert (LABELS[pairs[:, 0]] != LABELS[pairs[:, 1]]).all()
+
+
+@pytest.mark.parametrize("num_pairs", [1, 10, 30])
+def test_any_pairs_where_there_are_none(num_pairs):
+    pairs = pairs_to_join(NONE, num_pairs, draws())
+    assert pairs.shape == (num_pairs, 2)
+    assert len(set(pairs.flatten().tolist())) == 2 * num_pairs
+    assert torch.equal(pairs, pairs_to_join(NONE, num_pairs, draws()))
+    assert not torch.equal(pairs, pairs_to_join(NONE, num_pairs, draws(1)))
+
+
+def test_too_few_images():
+    with pytest.raises(ValueError, match="expected 62 images for 31 pairs, found 60"):
+        random_pairs(60, 31, draws())
+
+
+def test_the_stage_joins_images_without_labels(files, run_stage):
+    prepared = files / "data/prepared"
+    np.save(prepared / "test_labels.npy", np.zeros_like(np.load(prepared / "test_labels.npy")))
+    metadata = json.loads((prepared / "metadata.json").read_text())
+    metadata["sha256"]["test_labels"] = sha256(prepared / "test_labels.npy")
+    (prepared / "metadata.json").write_text(json.dumps(metadata))
+    before = (files / "reports/figures/interpolation.png").read_bytes()
+    assert run_stage(files, "interpolate").code == 0
+    assert (files / "reports/figures/interpolation.png").read_bytes() != before
