@@ -47,7 +47,7 @@ def apply_preset(path: Path, preset: Path) -> list[str]:
     after = overlay(before, changes)
     check_params(after, preset)
     yaml = YAML()
-    yaml.width = 120
+    yaml.width = 200
     yaml.representer.add_representer(
         type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null")
     )

@@ -9,7 +9,6 @@ from project import ROOT, copy_project, stage
 from ruamel.yaml import YAML
 
 from flowvae.errors import InputError
-from flowvae.flows import FLOWS
 from pipeline.params import check_models, load_params
 
 COMMITTED = ROOT / "params.yaml"
@@ -119,7 +118,7 @@ EDITS = {
     "nothing to couple": (
         [put("model.latent_dim", 1)],
         "model with variants.real-nvp-2, variants.real-nvp-5, variants.real-nvp-10, variants.real-nvp-20",
-        "latent_dim of at least 2",
+        "at least 2 dimensions",
     ),
 }
 
@@ -168,7 +167,7 @@ def edited(tmp_path):
 
 def test_committed_params_load_and_describe_the_table():
     params = load_params(COMMITTED)
-    assert {flow.flow for flow in params.variants.values()} == set(FLOWS)
+    assert {"none", "planar", "real_nvp"} <= {flow.flow for flow in params.variants.values()}
 
 
 @pytest.mark.parametrize(("key", "value", "says"), VALUES.values(), ids=VALUES)
