@@ -37,7 +37,8 @@ def alone(tensor: Tensor) -> Tensor:
 class BatchStatistics(nn.Module):
     """Moments of a global batch over all axes but that of the features, with gradients.
 
-    With `accumulation_steps` above 1 a batch comes in parts, and the moments are those of each part.
+    With `accumulation_steps` above 1 a batch comes in parts, and the moments are those of each part, which
+    holds other images where more workers share the batch.
 
     Attributes:
         sum_over_workers: the sum of every worker's tensor, differentiable, the same on all of them.
