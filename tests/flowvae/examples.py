@@ -86,7 +86,7 @@ def tiny_vae(family="none", *, std=0.4, seed=0, **config):
 def random_bits(num_images, seed=0):
     """Distinct enough images: 4 x 4 random bits."""
     bits = np.random.default_rng(seed).integers(0, 2, (num_images, 1, 4, 4), dtype=np.uint8)
-    return ImageSet(torch.from_numpy(bits), dynamic=False)
+    return ImageSet(torch.from_numpy(bits), "bits")
 
 
 def training_config(**changes):
