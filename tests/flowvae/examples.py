@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from flowvae.data.config import DataConfig
 from flowvae.data.images import ImageSet
 from flowvae.flows import FLOWS, build_flow
 from flowvae.objectives import elbo
@@ -28,6 +29,17 @@ MODEL = {
     "latent_dim": 2,
     "encoder": {"channels": [3], "hidden_features": [8], "context_features": 4},
     "decoder": {"channels": [3], "hidden_features": [8]},
+}
+DATA = {
+    "binarization": "none",
+    "seed": 0,
+    "valid_fraction": 0.1,
+    "max_corrupt": 0.0,
+    "fallback": False,
+    "emnist": {"split": "balanced"},
+    "svhn": {"extra": False},
+    "celeba": {"size": 64},
+    "folder": {"path": "images", "size": [8, 8], "color": True, "test_fraction": 0.2},
 }
 TRAINING = {
     "epochs": 4,
@@ -115,3 +127,9 @@ def twenty_losses(family):
     steps = outputs_of(vae, training=True)
     fit(vae, random_bits(38), random_bits(10, seed=1), training_config(), seed=3)
     return [-elbo(densities).mean().item() for densities in steps]
+
+
+def data_config(name, **changes):
+    """Settings of the data, with a mapping of changes for each set that has some."""
+    settings = {key: value | changes.pop(key, {}) if isinstance(value, dict) else value for key, value in DATA.items()}
+    return DataConfig(**settings | {"name": name} | changes)

@@ -7,6 +7,7 @@ from project import ROOT
 from ruamel.yaml import YAML
 
 import flowvae.config
+import flowvae.data.config
 import flowvae.flows
 import pipeline.params
 from flowvae.config import Config
@@ -15,7 +16,7 @@ from pipeline.params import Params
 
 def configs() -> set[type[Config]]:
     """Every settings class that params.yaml can reach."""
-    modules = (flowvae.config, pipeline.params)
+    modules = (flowvae.config, flowvae.data.config, pipeline.params)
     found = {value for module in modules for value in vars(module).values() if is_config(value)}
     return (found | {family.config for family in flowvae.flows.FLOWS.values()}) - {Config}
 
