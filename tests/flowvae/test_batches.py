@@ -134,6 +134,16 @@ def test_a_run_that_diverges_leaves_no_thread(mapped, many):
 ALWAYS_FULL = {"name": "cosine", "warmup_steps": 0, "decay_start": 1.0}
 
 
+def test_what_is_on_another_device_is_gathered_ahead(mapped):
+    """A device without memory stands for it here: where batches go, and in which shape."""
+    images = ImageSet(mapped.pixels, "levels", torch.device("meta"))
+    iterator = gathered(images, torch.arange(100).split(7), some)
+    indices, pixels = next(iterator)
+    assert gatherers() and indices.tolist() == list(range(7))
+    assert pixels.device.type == "meta" and pixels.shape == (1, 1, 4, 4) and pixels.dtype == torch.uint8
+    iterator.close()
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("reading", ["bits", "dynamic", "levels"])
 def test_batches_for_a_gpu_come_from_either_memory(mapped, reading):
