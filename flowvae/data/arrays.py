@@ -53,7 +53,7 @@ class Metadata(Config):
     split: str
     counts: Annotated[dict[str, int], _exactly(*SPLITS)]
     image_shape: ImageShape
-    processing: str  # what was done to the images, in words
+    processing: str | None  # what was done to the images, in words
     corrupt: Annotated[dict[str, int], _exactly(*SPLITS)]  # images left out because they could not be read
     fingerprint: str | None  # of the files of a folder of one's own
     banner: str | None  # what readers must know before they compare numbers
@@ -123,10 +123,11 @@ def open_images(folder: Path, split: str, device: torch.device) -> ImageSet:
     metadata = read_metadata(folder)
     pixels = _open_array(folder, split, metadata)
     expected = (metadata.counts[split], *metadata.image_shape)
-    if pixels.dtype != torch.uint8 or pixels.shape != expected:
+    if pixels.dtype != torch.uint8:
+        raise InputError(f"{folder / split}.npy: expected uint8, got {pixels.dtype}; run the stage 'prepare' again")
+    if pixels.shape != expected:
         raise InputError(
-            f"{folder / split}.npy: expected uint8 of shape {expected}, got {pixels.dtype} of {tuple(pixels.shape)}; "
-            "run the stage 'prepare' again"
+            f"{folder / split}.npy: expected shape {expected}, got {tuple(pixels.shape)}; run the stage 'prepare' again"
         )
     home = pixels.to(device) if fits(pixels.nbytes, device) else pixels
     return ImageSet(home, READINGS[metadata.binarization], device)

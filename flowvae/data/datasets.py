@@ -224,6 +224,14 @@ def image_shape(data: DataConfig) -> ImageShape:
     return DATASETS[data.name].image_shape(data)
 
 
+def sources_of(data: DataConfig) -> tuple[str, ...]:
+    """The entries of SOURCES that the settings allow, the best first."""
+    if data.binarization == "larochelle":
+        return ("larochelle",)
+    fallback = DATASETS[data.name].fallback
+    return (data.name, fallback) if fallback else (data.name,)
+
+
 def contradictions(data: DataConfig) -> Iterator[str]:
     """Settings that are fine alone and wrong together, each as one line that names the key."""
     channels, *_ = image_shape(data)

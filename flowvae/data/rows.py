@@ -12,7 +12,6 @@ from flowvae.errors import InputError
 from flowvae.randomness import generator
 
 SPLITS = ("train", "valid", "test")
-AS_THEY_ARE = "as they are"
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class Source:
         dataset: what to call it in a protocol.
         origin: who made the files.
         split: how it was split, in words.
-        processing: what was done to the images, in words.
+        processing: what was done to the images, in words; None: nothing.
         bits: the images are bits, not grey values or colours.
         banner: what readers must know before they compare numbers; None for the full data.
     """
@@ -94,7 +93,7 @@ class Source:
     dataset: str
     origin: str
     split: str
-    processing: str = AS_THEY_ARE
+    processing: str | None = None
     bits: bool = False
     banner: str | None = None
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from flowvae.data.config import DataConfig
-from flowvae.data.datasets import DATASETS, SOURCES, Dataset
+from flowvae.data.datasets import DATASETS, SOURCES, Dataset, sources_of
 from flowvae.data.sources import FALLBACK_BANNER
 from flowvae.errors import InputError
 from pipeline import paths
@@ -40,7 +40,7 @@ def find(data: DataConfig) -> dict[str, str | None]:
     Raises:
         InputError: there is none that `data` allows.
     """
-    name = "larochelle" if data.binarization == "larochelle" else data.name
+    name, *_ = sources_of(data)
     dataset = SOURCES[name]
     if find_raw(dataset, data):
         return {"source": name, "fingerprint": dataset.fingerprint(data)}

@@ -12,7 +12,7 @@ from torch import Tensor
 from flowvae.data.arrays import write_arrays
 from flowvae.data.binarization import binarize
 from flowvae.data.config import DataConfig
-from flowvae.data.datasets import SOURCES
+from flowvae.data.datasets import SOURCES, sources_of
 from flowvae.data.rows import SPLITS, Source
 from flowvae.data.streaming import Corrupt, decode_source, image_files, work_id
 from flowvae.errors import InputError
@@ -29,9 +29,10 @@ SECONDS_BETWEEN_LINES = 5
 def run(params: Params) -> None:
     data, found = params.data, read_json(paths.SOURCE)
     name = found.get("source")
-    if name not in SOURCES:
+    if name not in sources_of(data):
         raise InputError(
-            f"{paths.SOURCE}: damaged, expected a source among {', '.join(SOURCES)}, got {name!r}; run dvc repro"
+            f"{paths.SOURCE}: damaged, expected a source among {', '.join(sources_of(data))}, got {name!r}; "
+            "run dvc repro"
         )
     source = SOURCES[name].read(obtain(SOURCES[name], data), data)
     # Not in data/prepared, which DVC empties before this stage runs: what a killed run has done is found again.
