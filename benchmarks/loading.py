@@ -2,8 +2,9 @@
 
 Prediction: a batch of 128 images of 64 x 64 in colour is 1.5 MB. From memory, and from a map whose pages are all
 cached, gathering it takes 0.3 ms (cache misses at some 5 GB/s): 400,000 images/s. From a cold disk each image is one
-or two reads; 128 of them one after another, at 0.1 to 0.5 ms, take 20 to 50 ms: 3,000 to 6,000 images/s, and with
-four threads up to four times that, until the disk's bandwidth ends it. A step of a small convolutional VAE on such a
+or two reads; 128 of them one after another, at 0.1 to 0.5 ms, take 20 to 50 ms: 3,000 to 6,000 images/s. The kernel,
+told of all of them at once, asks the disk for all at a time: up to ten times that, until the disk's bandwidth ends it
+(tried on its own: 3,450 and 29,500 images/s). A step of a small convolutional VAE on such a
 batch takes 150 ms on two cores. So with the batches gathered ahead a step takes what it takes from memory, warm (1.00
 to 1.02 times) and cold (up to 1.05: the threads take some of the cores), while without, cold, it takes 1.2 times.
 """
@@ -19,8 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowvae.data import batches as flowvae_batches
-from flowvae.data.batches import AHEAD, THREADS, gathered
+from flowvae.data.batches import AHEAD, SMALL, THREADS, gathered
 from flowvae.data.images import ImageSet
 
 NUM_IMAGES, SHAPE, BATCH = 180_000, (3, 64, 64), 128  # 2.2 GB
@@ -33,19 +33,19 @@ def measure() -> list[dict[str, object]]:
     with tempfile.TemporaryDirectory(prefix="flowvae-loading-") as folder:
         path = Path(folder) / "train.npy"
         write_array(path)
-        mapped = ImageSet(torch.from_numpy(np.load(path, mmap_mode="c")), "levels")
         entries = []
-        for cold in (True, False):
-            if cold and not can_drop_caches():
+        for state in ("cold", "warm"):
+            if state == "cold" and not os.access(DROP_CACHES, os.W_OK):
                 print(f"loading: {DROP_CACHES} cannot be written, so nothing is measured with cold pages")
                 continue
-            state = "cold" if cold else "warm"
+            if state == "warm":
+                path.read_bytes()
             for way, iterate in {"bare": bare, "ahead": partial(gathered, share=everything)}.items():
-                entries.append(speed(f"loading_{way}_{state}", mapped, iterate, cold, state))
-                entries.append(step(f"loading_step_{way}_{state}", mapped, iterate, cold, state))
-        memory = ImageSet(mapped.pixels.clone(), "levels")
-        entries.append(speed("loading_memory", memory, bare, False, "in memory"))
-        entries.append(step("loading_step_memory", memory, bare, False, "in memory"))
+                entries.append(speed(f"loading_{way}_{state}", partial(mapped, path), iterate, state))
+                entries.append(step(f"loading_step_{way}_{state}", partial(mapped, path), iterate, state))
+        memory = ImageSet(mapped(path).pixels.clone(), "levels")
+        entries.append(speed("loading_memory", lambda: memory, bare, "in memory"))
+        entries.append(step("loading_step_memory", lambda: memory, bare, "in memory"))
     return entries
 
 
@@ -58,18 +58,12 @@ def write_array(path: Path) -> None:
     array.flush()
 
 
-def can_drop_caches() -> bool:
-    return os.access(DROP_CACHES, os.W_OK)
+def mapped(path: Path) -> ImageSet:
+    """Mapped anew: pages that are mapped somewhere stay in the cache."""
+    return ImageSet(torch.from_numpy(np.load(path, mmap_mode="c")), "levels")
 
 
-def drop_caches(images: ImageSet) -> None:
-    """Of this array too: pages that a process has mapped stay unless it lets go of them."""
-    import mmap
-
-    owner = images.pixels.numpy()
-    while not isinstance(owner, mmap.mmap):
-        owner = owner.base if not isinstance(owner, Tensor) else owner.numpy().base
-    owner.madvise(mmap.MADV_DONTNEED)
+def drop_caches() -> None:
     os.sync()
     DROP_CACHES.write_text("3\n")
 
@@ -91,26 +85,26 @@ def random_batches(count: int) -> list[Tensor]:
 Ways = Callable[[ImageSet, list[Tensor]], Iterator[tuple[Tensor, Tensor]]]
 
 
-def speed(name: str, images: ImageSet, iterate: Ways, cold: bool, state: str) -> dict[str, object]:
+def speed(name: str, images: Callable[[], ImageSet], iterate: Ways, state: str) -> dict[str, object]:
     """Images/s of gathering alone."""
     order = random_batches(NUM_BATCHES)
-    if cold:
-        drop_caches(images)
+    if state == "cold":
+        drop_caches()
     started = time.perf_counter()
-    for _ in iterate(images, order):
+    for _ in iterate(images(), order):
         pass
     value = NUM_BATCHES * BATCH / (time.perf_counter() - started)
     return {"name": name, "value": round(value), "unit": "images/s", "conditions": conditions(state)}
 
 
-def step(name: str, images: ImageSet, iterate: Ways, cold: bool, state: str) -> dict[str, object]:
+def step(name: str, images: Callable[[], ImageSet], iterate: Ways, state: str) -> dict[str, object]:
     """Milliseconds of a training step that gathers its batch in this way; the mean, as waiting comes in lumps."""
     vae, optimizer = model()
     order = random_batches(NUM_STEPS + 5)
-    if cold:
-        drop_caches(images)
+    if state == "cold":
+        drop_caches()
     started = 0.0
-    for i, (_, pixels) in enumerate(iterate(images, order)):
+    for i, (_, pixels) in enumerate(iterate(images(), order)):
         if i == 5:
             started = time.perf_counter()
         optimizer.zero_grad()
@@ -148,6 +142,6 @@ def conditions(state: str) -> str:
     size = NUM_IMAGES * int(np.prod(SHAPE)) / 1e9
     return (
         f"random batches of {BATCH} from {NUM_IMAGES:,} images of {' x '.join(map(str, SHAPE))} ({size:.1f} GB), "
-        f"{state}; ahead: {AHEAD} batches by {THREADS} threads (what fit does above {flowvae_batches.SMALL >> 20} MiB); "
+        f"{state}; ahead: {AHEAD} batches by {THREADS} threads (as fit does above {SMALL >> 20} MiB); "
         f"{torch.get_num_threads()} threads"
     )
