@@ -15,6 +15,8 @@ BENCHMARKS = (
     "flow_speed",
     "threads",
     "allocator",
+    "prepare",
+    "loading",
     "fit_over_bare_loop",
     "ray_training",
     "scaling",

@@ -33,7 +33,7 @@ def measure() -> list[dict[str, object]]:
     train, valid = (open_images(Path("data/prepared"), split, torch.device("cpu")) for split in ("train", "valid"))
     epoch_images = len(train)
     train, valid = (
-        ImageSet(images.pixels[:n].clone(), images.dynamic) for images, n in ((train, NUM_TRAIN), (valid, NUM_VALID))
+        ImageSet(images.pixels[:n].clone(), images.reading) for images, n in ((train, NUM_TRAIN), (valid, NUM_VALID))
     )
     results = []
     for variant in VARIANTS:

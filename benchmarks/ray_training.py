@@ -85,8 +85,8 @@ def speeds(config: dict[str, Any], workers: Workers) -> dict[int, float]:
     found = {}
     for batch, steps in STEPS.items():
         training = config["training"].model_copy(update={"epochs": 1, "min_steps": 0, "batch_size": batch})
-        part = ImageSet(images.pixels[: batch * steps].clone(), images.dynamic)
-        few = ImageSet(part.pixels[:10], images.dynamic)
+        part = ImageSet(images.pixels[: batch * steps].clone(), images.reading)
+        few = ImageSet(part.pixels[:10], images.reading)
         found[batch] = median(images_per_second(config, training, part, few, workers) for _ in range(RUNS))
     return found
 

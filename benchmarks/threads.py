@@ -64,15 +64,16 @@ def steps(variant: str, batch_size: str | None = None) -> float:
     """Images/s of training steps in this process."""
     import torch
 
+    from flowvae.data.datasets import image_shape
     from flowvae.objectives import elbo
     from flowvae.vae import build_vae
-    from pipeline.params import IMAGE_SHAPES, load_params
+    from pipeline.params import load_params
 
     params = load_params(Path("params.yaml"))
-    vae = build_vae(params.vae_config(variant, IMAGE_SHAPES[params.data.name]), seed=0)
+    vae = build_vae(params.vae_config(variant, image_shape(params.data)), seed=0)
     optimizer = torch.optim.AdamW(vae.parameters(), fused=True)
     count = int(batch_size or params.training.batch_size)
-    x = (torch.rand(count, *IMAGE_SHAPES[params.data.name]) < 0.2).float()
+    x = (torch.rand(count, *image_shape(params.data)) < 0.2).float()
     times = []
     for _ in range(STEPS):
         started = time.perf_counter()

@@ -43,15 +43,6 @@ class FlowConfig(Config):
     num_transforms: NonNegativeInt
 
 
-class DataConfig(Config):
-    """Which images, and how grey values become bits."""
-
-    name: Literal["mnist"]
-    binarization: Literal["static", "larochelle", "dynamic", "threshold"]
-    seed: NonNegativeInt
-    fallback: bool
-
-
 class EvaluationConfig(Config):
     """How a trained model is scored on the test set."""
 

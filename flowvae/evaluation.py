@@ -50,10 +50,10 @@ def evaluate(vae: VAE, images: ImageSet, config: EvaluationConfig) -> Evaluation
         config: counts and seed.
     """
     vae.eval()
-    images = images.freeze(generator(images.pixels.device, config.seed, "binarization"))
+    images = images.freeze(generator(images.device, config.seed, "binarization"))
     negative_elbo, reconstruction, divergence, z_mean, z_variance = _elbo_pass(vae, images, config)
     subset = torch.randperm(len(images), generator=generator("cpu", config.seed, "subset"))
-    subset = subset[: config.num_nll_images].sort().values.to(images.pixels.device)
+    subset = subset[: config.num_nll_images].sort().values.to(images.device)
     nll, sharper = _nll_pass(vae, images, subset, config)
     return Evaluation(
         reconstruction=mean_estimate(reconstruction),
@@ -70,7 +70,7 @@ def _elbo_pass(vae: VAE, images: ImageSet, config: EvaluationConfig) -> list[Ten
     """Per image: -ELBO, -log p(x|z), KL (N,), and mean and variance of zK over draws (N, D)."""
     rows = []
     num_samples = config.num_elbo_samples
-    everything = torch.arange(len(images), device=images.pixels.device)
+    everything = torch.arange(len(images), device=images.device)
     for i, indices in enumerate(everything.split(max(1, config.chunk_size // num_samples))):
         log_densities = _draw(vae, images, indices, num_samples, generator(indices.device, config.seed, "latent", i))
         terms = (-elbo(log_densities), -log_densities.log_likelihood, kl(log_densities), log_densities.z)

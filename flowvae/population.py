@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from flowvae.data.batches import gathered
 from flowvae.data.images import ImageSet
 from flowvae.randomness import generator
 from flowvae.statistics import Moments, PopulationStatistics
@@ -38,13 +39,14 @@ def recompute_statistics(
     layers = [module for module in vae.modules() if isinstance(module, PopulationStatistics)]
     if not layers:
         return
-    device, dtype = images.pixels.device, next(vae.parameters()).dtype
+    device, dtype = images.device, next(vae.parameters()).dtype
     draws = generator(device, seed, "population")
     vae.train()
     with recording(layers) as seen:
-        for indices in torch.arange(len(images), device=device).split(POPULATION_BATCH):
+        batches = torch.arange(len(images), device=images.pixels.device).split(POPULATION_BATCH)
+        for indices, pixels in gathered(images, batches, workers.share):
             share = workers.share(len(indices))
-            x = images.batch(indices, dtype, draws, share)
+            x = images.read(pixels, len(indices), dtype, draws, share)
             noise = torch.randn(len(indices), vae.latent_dim, dtype=dtype, device=device, generator=draws)[share]
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
                 posterior = vae.posterior(x)

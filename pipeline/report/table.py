@@ -262,7 +262,8 @@ def describe_protocol(runs: list[Run], reference: str) -> str:
     counts = data["counts"]
     return (
         f"{data['dataset']}, {describe_values(data['binarization'])} (seed {data['binarization_seed']}), "
-        f"{counts['train']:,} / {counts['valid']:,} / {counts['test']:,} images ({data['split']}); "
+        f"{counts['train']:,} / {counts['valid']:,} / {counts['test']:,} images "
+        f"({'; '.join(filter(None, (data['split'], data.get('processing'))))}); "
         f"{protocol['epochs']} epochs of batches of {training['batch_size']}, "
         f"training seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}, "
         f"weights of the best epoch on validation. "

@@ -111,7 +111,7 @@ def samples(vae: VAE, num_images: int, seed: int) -> Tensor:
 @torch.inference_mode()
 def reconstructions(vae: VAE, images: ImageSet, config: EvaluationConfig) -> tuple[Tensor, Tensor]:
     """Test images, and their reconstructions from the pushed posterior mean."""
-    device, dtype = images.pixels.device, next(vae.parameters()).dtype
+    device, dtype = images.device, next(vae.parameters()).dtype
     images = images.freeze(generator(device, config.seed, "binarization"))
     chosen = torch.randperm(len(images), generator=generator("cpu", config.seed, "pairs"))[: config.num_figure_images]
     x = images.batch(chosen.to(device), dtype, generator(device, config.seed, "binarization"))

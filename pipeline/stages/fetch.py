@@ -4,94 +4,85 @@ Runs on every `dvc repro`, so that better data are noticed; writes the same byte
 """
 
 import sys
-import urllib.request
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from flowvae.config import DataConfig
-from flowvae.data import sources
+from flowvae.data.config import DataConfig
+from flowvae.data.datasets import DATASETS, SOURCES, Dataset, sources_of
+from flowvae.data.sources import FALLBACK_BANNER
 from flowvae.errors import InputError
 from pipeline import paths
 from pipeline.files import read_json, write_json
 from pipeline.params import Params, check_models, read_yaml, unread_keys
 from pipeline.points import check_sweeps
-
-PROBE_SECONDS = 2
+from pipeline.raw import download, find_raw, obtain
 
 
 def run(params: Params) -> None:
-    """Write which source `prepare` is to read: 'mnist', 'larochelle' or 'fallback'."""
+    """Write which of SOURCES `prepare` is to read, and a fingerprint of files that may change."""
     check_models(params, paths.PARAMS)
     if problems := list(check_sweeps(params)):
         raise InputError("\n".join(f"{paths.PARAMS}: {problem}" for problem in problems))
     unread = unread_keys(read_yaml(paths.PARAMS), read_yaml(Path("dvc.yaml"))["stages"])
     if unread:
         raise InputError("\n".join(f"{paths.PARAMS}: {key}: read by no stage; list it in dvc.yaml" for key in unread))
-    source = find(params.data)
-    write_json(paths.SOURCE, {"source": source})
-    if source == "fallback":
-        print(sources.FALLBACK_BANNER, file=sys.stderr)
+    found = find(params.data)
+    write_json(paths.SOURCE, found)
+    if found["source"] == DATASETS[params.data.name].fallback:
+        print(FALLBACK_BANNER, file=sys.stderr)
 
 
-def find(data: DataConfig) -> str:
+def find(data: DataConfig) -> dict[str, str | None]:
     """The best source that can be had now.
+
+    A folder of one's own has a fingerprint, of names, sizes and times of change, so that `prepare` runs again when
+    an image comes, goes or changes. Where the folder is absent, arrays that were pulled keep theirs.
 
     Raises:
         InputError: there is none that `data` allows.
     """
-    looked = ", ".join(map(str, paths.data_roots()))
-    if data.binarization == "larochelle":
-        if paths.find_root(sources.has_larochelle) or prepared_from("larochelle"):
-            return "larochelle"
+    name, *_ = sources_of(data)
+    dataset = SOURCES[name]
+    if find_raw(dataset, data):
+        return {"source": name, "fingerprint": dataset.fingerprint(data)}
+    if earlier := prepared_from(name):
+        return earlier
+    if name != data.name:
         raise InputError(
             "data.binarization: larochelle needs binarized_mnist/binarized_mnist_{train,valid,test}.amat or .amat.gz "
-            f"(their public address is gone); looked in {looked}; set FLOWVAE_DATA_ROOT to the folder that holds them"
+            f"(their public address is gone); looked in {looked()}; set FLOWVAE_DATA_ROOT to the folder that holds them"
         )
-    if paths.find_root(sources.has_mnist) or prepared_from("mnist") or download():
-        return "mnist"
+    if dataset.fallback:
+        return {"source": or_fallback(name, dataset, data), "fingerprint": None}
+    obtain(dataset, data)
+    return {"source": name, "fingerprint": dataset.fingerprint(data)}
+
+
+def or_fallback(name: str, dataset: Dataset, data: DataConfig) -> str:
+    """The data set, downloaded, or what stands in for it, with the reason on standard error.
+
+    Raises:
+        InputError: it cannot be had, and nothing may stand in.
+    """
+    try:
+        download(dataset, data)
+        return name
+    except InputError as error:
+        print(f"fetch: {error}", file=sys.stderr)
     if data.fallback:
-        return "fallback"
+        return dataset.fallback
     raise InputError(
-        f"data.fallback: is false, and MNIST/raw is neither in {looked} nor can it be downloaded; "
+        f"data.fallback: is false, and {dataset.home(data)} is neither in {looked()} nor can it be downloaded; "
         "set FLOWVAE_DATA_ROOT to the folder that holds it"
     )
 
 
-def download() -> bool:
-    """Download MNIST if a mirror answers; False, with the reason on standard error, if it cannot be had."""
-    if not any_answers(sources.MNIST_ADDRESSES):
-        print("fetch: MNIST is in no folder, and no mirror answers", file=sys.stderr)
-        return False
-    try:
-        sources.download_mnist(paths.DOWNLOADS)
-    except InputError as error:
-        print(f"fetch: {error}", file=sys.stderr)
-        return False
-    return True
+def looked() -> str:
+    return ", ".join(map(str, paths.data_roots()))
 
 
-def any_answers(addresses: Sequence[str]) -> bool:
-    """Whether one address answers soon. The download itself has no time limit, so a dead network would hang it."""
-    pool = ThreadPoolExecutor(len(addresses))
-    try:
-        return any(pool.map(answers, addresses, timeout=2 * PROBE_SECONDS))
-    except TimeoutError:
-        return False
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def answers(address: str) -> bool:
-    request = urllib.request.Request(address, method="HEAD")
-    try:
-        with urllib.request.urlopen(request, timeout=PROBE_SECONDS) as response:
-            return response.status == 200
-    except OSError:
-        return False
-
-
-def prepared_from(source: str) -> bool:
-    """Whether arrays from this source are there already, made earlier or pulled: never exchanged for less."""
+def prepared_from(source: str) -> dict[str, str | None] | None:
+    """What this stage wrote of arrays that are there already, made earlier or pulled: never exchanged for less."""
     path = paths.PREPARED / "metadata.json"
-    return path.is_file() and read_json(path).get("source") == source
+    if not path.is_file() or (metadata := read_json(path)).get("source") != source:
+        return None
+    return {"source": source, "fingerprint": metadata.get("fingerprint")}

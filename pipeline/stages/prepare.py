@@ -1,68 +1,125 @@
-"""prepare: binarize and split the images that `fetch` found."""
+"""prepare: decode, binarize and split the images that `fetch` found."""
 
+import os
+import shutil
 import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
-from flowvae.config import DataConfig
+from torch import Tensor
+
 from flowvae.data.arrays import write_arrays
-from flowvae.data.sources import (
-    Source,
-    download_mnist,
-    has_mnist,
-    larochelle_files,
-    mnist_folder,
-    read_fallback,
-    read_larochelle,
-    read_mnist,
-)
+from flowvae.data.binarization import binarize
+from flowvae.data.config import DataConfig
+from flowvae.data.datasets import SOURCES, sources_of
+from flowvae.data.rows import SPLITS, Source
+from flowvae.data.streaming import Corrupt, decode_source, image_files, work_id
 from flowvae.errors import InputError
 from pipeline import paths
-from pipeline.files import read_json
+from pipeline.files import read_json, write_text
 from pipeline.params import Params
+from pipeline.raw import obtain
+
+CORRUPT = paths.LOGS / "prepare" / "corrupt.txt"
+SHOWN = 10  # corrupt images in the terminal; the file has all
+SECONDS_BETWEEN_LINES = 5
 
 
 def run(params: Params) -> None:
-    data = params.data
-    name = read_json(paths.SOURCE).get("source")
-    if name not in SOURCES:
+    data, found = params.data, read_json(paths.SOURCE)
+    name = found.get("source")
+    if name not in sources_of(data):
         raise InputError(
-            f"{paths.SOURCE}: damaged, expected a source among {', '.join(SOURCES)}, got {name!r}; run dvc repro"
+            f"{paths.SOURCE}: damaged, expected a source among {', '.join(sources_of(data))}, got {name!r}; "
+            "run dvc repro"
         )
-    source = SOURCES[name](data)
+    source = SOURCES[name].read(obtain(SOURCES[name], data), data)
+    # Not in data/prepared, which DVC empties before this stage runs: what a killed run has done is found again.
+    work = paths.CHECKPOINTS / f"prepare-{work_id(image_files(source))}"
+    decoded, corrupt = decode_source(source, work, num_cores(), progress())
+    check(source, corrupt, data.max_corrupt)
     metadata = write_arrays(
         paths.PREPARED,
-        source.arrays,
+        decoded.images,
+        decoded.test_labels,
+        partial(write_as, source, data),
         dataset=source.dataset,
         source=name,
         origin=source.origin,
         binarization=data.binarization,
         binarization_seed=data.seed,
         split=source.split,
-        banner=source.banner,
+        processing=source.processing,
+        corrupt={split: len(corrupt.get(split, ())) for split in SPLITS},
+        fingerprint=found.get("fingerprint"),
+        banner=" ".join(filter(None, (source.banner, banner(source, corrupt)))) or None,
     )
+    for finished in paths.CHECKPOINTS.glob("prepare-*"):
+        shutil.rmtree(finished)
     counts = " / ".join(f"{count:,} {split}" for split, count in metadata.counts.items())
     print(f"prepare: {source.dataset}, {data.binarization} binarization: {counts}")
-    if source.banner:
-        print(source.banner, file=sys.stderr)
+    if metadata.banner:
+        print(metadata.banner, file=sys.stderr)
 
 
-def from_mnist(data: DataConfig) -> Source:
-    root = paths.find_root(has_mnist)
-    if root is None:  # arrays were made elsewhere and pulled, and now must be made anew
-        root = paths.DOWNLOADS
-        try:
-            download_mnist(root)
-        except InputError as error:
-            looked = ", ".join(str(mnist_folder(folder)) for folder in paths.data_roots())
-            raise InputError(f"{looked}: MNIST's four files are not there; put them there ({error})") from error
-    return read_mnist(root, data.binarization, data.seed)
+def write_as(source: Source, data: DataConfig, chunks: Iterable[Tensor], split: int) -> Iterator[Tensor]:
+    """What is written of the images of a split."""
+    return binarize(chunks, "none" if source.bits else data.binarization, data.seed, split)
 
 
-def from_larochelle(data: DataConfig) -> Source:
-    return read_larochelle(paths.find_root(larochelle_files) or paths.data_roots()[0])
+def num_cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def from_fallback(data: DataConfig) -> Source:
-    return read_fallback(data.binarization, data.seed)
+def progress() -> Callable[[int, int], None]:
+    """A callback that prints how far decoding is, now and then."""
+    last = time.monotonic()
+
+    def on_progress(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > SECONDS_BETWEEN_LINES or done == total:
+            print(f"prepare  images {done}/{total}", flush=True)
+            last = time.monotonic()
+
+    return on_progress
 
 
-SOURCES = {"mnist": from_mnist, "larochelle": from_larochelle, "fallback": from_fallback}
+def check(source: Source, corrupt: dict[str, Corrupt], limit: float) -> None:
+    """List the images that cannot be read.
+
+    Raises:
+        InputError: they are more than the limit, or a split has no others.
+    """
+    files = image_files(source)
+    lines = [
+        f"{files[split].folder / files[split].names[i]}: {reason}"
+        for split, found in corrupt.items()
+        for i, reason in found.items()
+    ]
+    if not lines:
+        return
+    lines = [line.encode(errors="backslashreplace").decode() for line in lines]
+    write_text(CORRUPT, "\n".join(lines) + "\n")
+    total = sum(map(len, files.values()))
+    emptied = [split for split, found in corrupt.items() if len(found) == len(files[split])]
+    if emptied or len(lines) > limit * total:
+        raise InputError(
+            f"data.max_corrupt: {len(lines):,} of {total:,} images cannot be read, and {limit} of them may be so; the "
+            f"first is {lines[0]}; {CORRUPT} lists all; mend them, take them away, or raise the limit"
+        )
+    for line in lines[:SHOWN]:
+        print(f"prepare: left out {line}", file=sys.stderr)
+    if len(lines) > SHOWN:
+        print(f"prepare: left out {len(lines) - SHOWN:,} more, listed in {CORRUPT}", file=sys.stderr)
+
+
+def banner(source: Source, corrupt: dict[str, Corrupt]) -> str | None:
+    """What readers must know of images that were left out."""
+    counts = {split: len(found) for split, found in corrupt.items() if found}
+    if not counts:
+        return None
+    total = sum(map(len, image_files(source).values()))
+    where = ", ".join(f"{count:,} of {split}" for split, count in counts.items())
+    return f"CORRUPT IMAGES LEFT OUT: {sum(counts.values()):,} of {total:,} images could not be read ({where})."

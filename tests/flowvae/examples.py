@@ -5,6 +5,7 @@ from math import prod
 import numpy as np
 import torch
 
+from flowvae.data.config import DataConfig
 from flowvae.data.images import ImageSet
 from flowvae.flows import FLOWS, build_flow
 from flowvae.objectives import elbo
@@ -58,6 +59,17 @@ MODEL = {
     "likelihood": {"name": "bernoulli"},
     "encoder": {"name": "conv", "channels": [3], "hidden_features": [8], "context_features": 4},
     "decoder": {"name": "conv", "channels": [3], "hidden_features": [8]},
+}
+DATA = {
+    "binarization": "none",
+    "seed": 0,
+    "valid_fraction": 0.1,
+    "max_corrupt": 0.0,
+    "fallback": False,
+    "emnist": {"split": "balanced"},
+    "svhn": {"extra": False},
+    "celeba": {"size": 64},
+    "folder": {"path": "images", "size": [8, 8], "color": True, "test_fraction": 0.2},
 }
 TRAINING = {
     "epochs": 4,
@@ -129,7 +141,7 @@ def tiny_vae(family="none", *, std=0.4, seed=0, **config):
 def random_bits(num_images, seed=0):
     """Distinct enough images: 4 x 4 random bits."""
     bits = np.random.default_rng(seed).integers(0, 2, (num_images, 1, 4, 4), dtype=np.uint8)
-    return ImageSet(torch.from_numpy(bits), dynamic=False)
+    return ImageSet(torch.from_numpy(bits), "bits")
 
 
 def training_config(**changes):
@@ -158,3 +170,9 @@ def twenty_losses(family, settings):
     steps = outputs_of(vae, training=True)
     fit(vae, random_bits(38), random_bits(10, seed=1), training_config(), seed=3)
     return [-elbo(densities).mean().item() for densities in steps]
+
+
+def data_config(name, **changes):
+    """Settings of the data, with a mapping of changes for each set that has some."""
+    settings = {key: value | changes.pop(key, {}) if isinstance(value, dict) else value for key, value in DATA.items()}
+    return DataConfig(**settings | {"name": name} | changes)

@@ -9,6 +9,7 @@ import torch
 from flowvae.data.arrays import METADATA, open_images, open_labels, read_metadata, write_arrays
 from flowvae.data.binarization import binarize
 from flowvae.data.images import ImageSet
+from flowvae.data.rows import Rows
 from flowvae.errors import InputError
 
 CPU = torch.device("cpu")
@@ -17,6 +18,11 @@ CPU = torch.device("cpu")
 def ramp(num_images):
     """Images that hold every grey value once."""
     return torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).repeat(num_images, 1, 1, 1)
+
+
+def bits_of(grey, binarization, seed, split):
+    (chunk,) = binarize([grey], binarization, seed, split)
+    return chunk
 
 
 def noise(seed=0):
@@ -29,41 +35,48 @@ def binomial_error(num_images):
 
 
 def test_static_bits_have_the_grey_value_as_their_mean():
-    bits = binarize(ramp(4000), "static", 0, 0)
+    bits = bits_of(ramp(4000), "static", 0, 0)
     assert bits.dtype == torch.uint8 and bits.shape == (4000, 1, 16, 16) and set(bits.unique().tolist()) == {0, 1}
     assert ((bits.double().mean(0) - ramp(1)[0] / 255).abs() <= binomial_error(4000)[0]).all()
     assert not bits[..., 0, 0].any() and bits[..., 15, 15].all()
 
 
 def test_static_bits_are_fixed_by_seed_and_split():
-    first = binarize(ramp(50), "static", 3, 1)
+    first = bits_of(ramp(50), "static", 3, 1)
     torch.randn(9)
-    assert torch.equal(binarize(ramp(50), "static", 3, 1), first)
+    assert torch.equal(bits_of(ramp(50), "static", 3, 1), first)
     for seed, split in [(3, 0), (3, 2), (4, 1)]:
-        other = binarize(ramp(50), "static", seed, split).double()
+        other = bits_of(ramp(50), "static", seed, split).double()
         agreement = (other == first).double().mean()
         assert abs(agreement - 2 / 3) < 0.05  # 1 - 2 E[p (1 - p)] of independent draws, p uniform
 
 
 def test_threshold():
-    bits = binarize(ramp(1), "threshold", 0, 0).flatten()
+    bits = bits_of(ramp(1), "threshold", 0, 0).flatten()
     assert bits.dtype == torch.uint8
     assert not bits[:128].any() and bits[128:].all()
 
 
-def test_dynamic_keeps_the_grey_values():
-    assert torch.equal(binarize(ramp(2), "dynamic", 0, 0), ramp(2))
+@pytest.mark.parametrize("size", [1, 7, 49])
+def test_static_bits_do_not_depend_on_the_chunks(size):
+    chunks = binarize(ramp(50).split(size), "static", 3, 1)
+    assert torch.equal(torch.cat(list(chunks)), bits_of(ramp(50), "static", 3, 1))
+
+
+@pytest.mark.parametrize("name", ["dynamic", "none"])
+def test_grey_values_are_kept(name):
+    assert torch.equal(bits_of(ramp(2), name, 0, 0), ramp(2))
 
 
 @pytest.mark.parametrize("name", ["larochelle", "otsu", ""])
 def test_unknown_binarization(name):
-    with pytest.raises(ValueError, match=f"expected static, threshold or dynamic, got {name}"):
-        binarize(ramp(1), name, 0, 0)
+    with pytest.raises(ValueError, match=f"expected one of static, threshold, dynamic, none, got {name}"):
+        bits_of(ramp(1), name, 0, 0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_batches_of_bits_are_gathered_without_noise(dtype):
-    images, before = ImageSet(binarize(ramp(6), "static", 0, 0), dynamic=False), noise().get_state()
+    images, before = ImageSet(bits_of(ramp(6), "static", 0, 0), "bits"), noise().get_state()
     generator = noise()
     batch = images.batch(torch.tensor([4, 0, 4]), dtype, generator)
     assert batch.dtype == dtype and torch.equal(batch, images.pixels[[4, 0, 4]].to(dtype))
@@ -74,7 +87,7 @@ def test_batches_of_bits_are_gathered_without_noise(dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_dynamic_batches_are_drawn_at_each_use(dtype):
-    images, generator = ImageSet(ramp(4000), dynamic=True), noise()
+    images, generator = ImageSet(ramp(4000), "dynamic"), noise()
     first, second = (images.batch(torch.arange(4000), dtype, generator) for _ in range(2))
     assert not torch.equal(first, second) and first.dtype == dtype and set(first.unique().tolist()) == {0, 1}
     assert ((first.double().mean(0) - ramp(1)[0] / 255).abs() <= binomial_error(4000)[0]).all()
@@ -83,14 +96,34 @@ def test_dynamic_batches_are_drawn_at_each_use(dtype):
 
 
 def test_freezing_draws_once():
-    grey = ImageSet(ramp(20), dynamic=True)
+    grey = ImageSet(ramp(20), "dynamic")
     frozen = grey.freeze(noise())
-    assert not frozen.dynamic and frozen.pixels.dtype == torch.uint8 and set(frozen.pixels.unique().tolist()) == {0, 1}
+    assert frozen.reading == "bits" and frozen.pixels.dtype == torch.uint8
+    assert set(frozen.pixels.unique().tolist()) == {0, 1}
     draws = [frozen.batch(torch.arange(20), torch.float32, noise(seed)) for seed in (1, 2)]
     assert torch.equal(*draws)
     assert torch.equal(grey.freeze(noise()).pixels, frozen.pixels)
     assert not torch.equal(grey.freeze(noise(1)).pixels, frozen.pixels)
     assert frozen.freeze(noise(1)) is frozen
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_levels_are_256_values_from_0_to_1_without_noise(dtype):
+    images, generator = ImageSet(ramp(3), "levels"), noise()
+    batch = images.batch(torch.tensor([2, 0]), dtype, generator)
+    assert batch.dtype == dtype and batch.min() == 0 and batch.max() == 1
+    assert torch.equal((batch * 255).round().to(torch.uint8), ramp(2))
+    assert torch.equal(batch[0].flatten(), torch.arange(256, dtype=dtype) / 255)
+    assert torch.equal(generator.get_state(), noise().get_state())
+    assert images.freeze(generator) is images
+
+
+@pytest.mark.parametrize("reading", ["bits", "dynamic", "levels"])
+def test_a_share_is_a_part_of_the_batch(reading):
+    images, indices = ImageSet(ramp(9), reading), torch.tensor([8, 3, 3, 0, 5])
+    whole = images.batch(indices, torch.float32, noise())
+    parts = [images.batch(indices, torch.float32, noise(), slice(*ends)) for ends in ((0, 2), (2, 5))]
+    assert torch.equal(torch.cat(parts), whole)
 
 
 DESCRIPTION = {
@@ -100,26 +133,37 @@ DESCRIPTION = {
     "binarization": "static",
     "binarization_seed": 0,
     "split": "5 / 3 / 2",
+    "processing": "none",
+    "corrupt": {"train": 0, "valid": 1, "test": 0},
+    "fingerprint": None,
     "banner": None,
 }
 
 
+LABELS = np.array([7, 2], dtype=np.uint8)
+
+
 def arrays():
-    images = {name: binarize(ramp(n), "static", 0, n) for name, n in [("train", 5), ("valid", 3), ("test", 2)]}
-    return images | {"test_labels": torch.tensor([7, 2], dtype=torch.uint8)}
+    return {name: bits_of(ramp(n), "static", 0, n) for name, n in [("train", 5), ("valid", 3), ("test", 2)]}
+
+
+def write(folder, labels=LABELS, **changes):
+    images = {name: Rows.of(pixels.numpy()) for name, pixels in arrays().items()}
+    return write_arrays(folder, images, labels, lambda chunks, split: chunks, **DESCRIPTION | changes)
 
 
 @pytest.fixture
 def folder(tmp_path):
-    write_arrays(tmp_path / "data", arrays(), **DESCRIPTION)
+    write(tmp_path / "data")
     return tmp_path / "data"
 
 
 def test_arrays_come_back(folder):
     for split in ("train", "valid", "test"):
         images = open_images(folder, split, CPU)
-        assert torch.equal(images.pixels, arrays()[split]) and not images.dynamic
-    assert torch.equal(open_labels(folder), arrays()["test_labels"])
+        assert torch.equal(images.pixels, arrays()[split]) and images.reading == "bits"
+        assert images.device == CPU
+    assert torch.equal(open_labels(folder), torch.from_numpy(LABELS))
     metadata = read_metadata(folder)
     assert metadata.counts == {"train": 5, "valid": 3, "test": 2} and metadata.image_shape == (1, 16, 16)
     assert metadata.model_dump().items() >= DESCRIPTION.items()
@@ -132,9 +176,34 @@ def test_arrays_that_were_opened_do_not_change_the_file(folder):
     assert (folder / "train.npy").read_bytes() == before
 
 
-def test_dynamic_arrays_are_opened_as_such(tmp_path):
-    write_arrays(tmp_path, arrays(), **DESCRIPTION | {"binarization": "dynamic"})
-    assert open_images(tmp_path, "train", CPU).dynamic
+def test_files_are_those_that_numpy_writes(folder, tmp_path):
+    for split, pixels in arrays().items():
+        np.save(tmp_path / f"{split}.npy", pixels.numpy())
+        assert (folder / f"{split}.npy").read_bytes() == (tmp_path / f"{split}.npy").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("binarization", "reading"),
+    [("dynamic", "dynamic"), ("none", "levels"), ("threshold", "bits"), ("larochelle", "bits")],
+)
+def test_arrays_are_read_as_they_were_binarized(tmp_path, binarization, reading):
+    write(tmp_path, binarization=binarization)
+    assert open_images(tmp_path, "train", CPU).reading == reading
+
+
+def test_labels_above_255(tmp_path):
+    write(tmp_path, labels=np.array([7, 10_177]))
+    assert open_labels(tmp_path).tolist() == [7, 10_177]
+
+
+def test_rows_of_several_arrays_come_in_order(tmp_path):
+    grey = np.random.default_rng(0).integers(0, 256, (50, 3, 2, 2), dtype=np.uint8)
+    rows = Rows.of(grey, np.array([9, 3, 3, 40])) + Rows.of(grey[::-1])
+    assert len(rows) == 54 and rows.image_shape == (3, 2, 2)
+    for size in (1, 3, 100):
+        assert np.array_equal(
+            np.concatenate(list(rows.chunks(size))), np.concatenate((grey[[9, 3, 3, 40]], grey[::-1]))
+        )
 
 
 def refused(folder, name, split="train"):

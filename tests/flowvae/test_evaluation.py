@@ -75,7 +75,7 @@ def test_no_graph_and_not_one_image_at_a_time():
 def test_same_scores_twice_whatever_happened_before(dynamic):
     vae = tiny_vae("planar")
     grey = torch.from_numpy(random_bits(50).pixels.numpy() * 90)
-    images = ImageSet(grey if dynamic else grey // 90, dynamic)
+    images = ImageSet(grey if dynamic else grey // 90, "dynamic" if dynamic else "bits")
     first = scores(vae, images)
     torch.randn(17)
     assert scores(vae, images) == first

@@ -117,7 +117,7 @@ def test_what_is_kept_has_the_statistics_of_its_own_weights(average_decay):
 
 
 def test_dynamic_images_are_drawn_alike_at_each_call():
-    grey = ImageSet(torch.arange(20 * 16, dtype=torch.uint8).view(20, 1, 4, 4), dynamic=True)
+    grey = ImageSet(torch.arange(20 * 16, dtype=torch.uint8).view(20, 1, 4, 4), "dynamic")
     vae = tiny_vae("real_nvp", settings=NORMALISED[0][1])
     found = []
     for _ in range(2):

@@ -12,7 +12,7 @@ from flowvae.data.images import ImageSet
 from flowvae.errors import InputError
 from flowvae.training import fit
 
-GREY = ImageSet(torch.arange(20 * 16, dtype=torch.uint8).view(20, 1, 4, 4), dynamic=True)
+GREY = ImageSet(torch.arange(20 * 16, dtype=torch.uint8).view(20, 1, 4, 4), "dynamic")
 STEPS = 12  # 4 epochs of 3
 
 

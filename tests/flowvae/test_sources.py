@@ -4,11 +4,13 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from flowvae.data import sources
-from flowvae.data.sources import MNIST_FILES, has_mnist, larochelle_files, read_fallback, read_larochelle, read_mnist
+from flowvae.data.datasets import DATASETS
+from flowvae.data.sources import MNIST_FILES, larochelle_files, read_fallback, read_larochelle, read_mnist
 from flowvae.errors import InputError
 
 DATA_ROOT = os.environ.get("FLOWVAE_DATA_ROOT")
@@ -18,50 +20,54 @@ needs_data = pytest.mark.skipif(
 COUNTS = {"train": 50_000, "valid": 10_000, "test": 10_000}
 
 
+def pixels_of(rows):
+    (chunk,) = rows.chunks(len(rows))
+    return torch.from_numpy(chunk)
+
+
 def shapes(source):
-    return {split: tuple(source.arrays[split].shape) for split in COUNTS}
+    return {split: (len(images), *images.image_shape) for split, images in source.images.items()}
 
 
 @pytest.fixture(scope="module")
 def fallback():
-    return read_fallback("dynamic", 0)
+    return read_fallback(0)
 
 
 def test_fallback_counts_and_digits(fallback):
     assert shapes(fallback) == {"train": (4000, 1, 28, 28), "valid": (500, 1, 28, 28), "test": (500, 1, 28, 28)}
-    assert fallback.arrays["test_labels"].unique().tolist() == list(range(10))
-    assert all(array.dtype == torch.uint8 for array in fallback.arrays.values())
+    assert np.unique(fallback.test_labels).tolist() == list(range(10)) and fallback.test_labels.dtype == np.uint8
+    assert all(pixels_of(rows).dtype == torch.uint8 for rows in fallback.images.values())
     assert "SMALL FALLBACK DATA" in fallback.banner and "5,000" in fallback.dataset
 
 
 def test_fallback_images_are_digits(fallback):
-    pixels = torch.cat([fallback.arrays[split] for split in COUNTS])
+    pixels = torch.cat([pixels_of(fallback.images[split]) for split in COUNTS])
     assert pixels.max() == 255 and not pixels[..., 0, 0].any()
     assert pixels.double().mean() / 255 == pytest.approx(0.13, abs=0.02)
 
 
 def test_fallback_splits_are_disjoint_and_hold_every_image(fallback):
-    rows = torch.cat([fallback.arrays[split].flatten(1) for split in COUNTS])
+    rows = torch.cat([pixels_of(fallback.images[split]).flatten(1) for split in COUNTS])
     assert len(rows.unique(dim=0)) == 5000
 
 
 def test_fallback_labels_belong_to_their_images(fallback):
     """The mean image of each digit recognizes most images of its digit."""
-    pixels, labels = fallback.arrays["test"].flatten(1).double(), fallback.arrays["test_labels"]
+    pixels, labels = pixels_of(fallback.images["test"]).flatten(1).double(), torch.from_numpy(fallback.test_labels)
     means = torch.stack([pixels[labels == digit].mean(0) for digit in range(10)])
     assert (torch.cdist(pixels, means).argmin(1) == labels).double().mean() > 0.7
 
 
 def test_fallback_shuffle_depends_on_the_seed(fallback):
-    again, other = read_fallback("dynamic", 0), read_fallback("static", 1)
-    assert all(torch.equal(array, again.arrays[name]) for name, array in fallback.arrays.items())
-    assert not torch.equal(fallback.arrays["test_labels"], other.arrays["test_labels"])
-    assert set(other.arrays["train"].unique().tolist()) == {0, 1}
+    again, other = read_fallback(0), read_fallback(1)
+    assert all(torch.equal(pixels_of(rows), pixels_of(again.images[name])) for name, rows in fallback.images.items())
+    assert not np.array_equal(fallback.test_labels, other.test_labels)
 
 
 @pytest.fixture(scope="module")
 def mnist():
-    return read_mnist(Path(DATA_ROOT), "dynamic", 0)
+    return read_mnist(Path(DATA_ROOT))
 
 
 @pytest.fixture(scope="module")
@@ -72,33 +78,33 @@ def larochelle():
 @needs_data
 def test_mnist(mnist):
     assert shapes(mnist) == {split: (count, 1, 28, 28) for split, count in COUNTS.items()}
-    assert mnist.arrays["test_labels"][:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
-    assert mnist.arrays["train"].double().mean() / 255 == pytest.approx(0.1307, abs=5e-4)
-    assert mnist.banner is None and has_mnist(Path(DATA_ROOT))
+    assert mnist.test_labels[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
+    assert pixels_of(mnist.images["train"]).double().mean() / 255 == pytest.approx(0.1307, abs=5e-4)
+    assert mnist.banner is None and not mnist.bits and is_there(Path(DATA_ROOT))
 
 
 @needs_data
 def test_mnist_validation_is_the_end_of_the_training_files(mnist):
     stored = (Path(DATA_ROOT) / "MNIST/raw/train-images-idx3-ubyte").read_bytes()[16:]
     expected = torch.frombuffer(bytearray(stored), dtype=torch.uint8).view(-1, 1, 28, 28)
-    assert torch.equal(mnist.arrays["train"], expected[:50_000])
-    assert torch.equal(mnist.arrays["valid"], expected[50_000:])
+    assert torch.equal(pixels_of(mnist.images["train"]), expected[:50_000])
+    assert torch.equal(pixels_of(mnist.images["valid"]), expected[50_000:])
 
 
 @needs_data
 def test_larochelle(larochelle):
     assert shapes(larochelle) == {split: (count, 1, 28, 28) for split, count in COUNTS.items()}
     for split in COUNTS:
-        assert larochelle.arrays[split].max() == 1
-        assert larochelle.arrays[split].double().mean() == pytest.approx(0.131, abs=0.003)
+        assert larochelle.bits and pixels_of(larochelle.images[split]).max() == 1
+        assert pixels_of(larochelle.images[split]).double().mean() == pytest.approx(0.131, abs=0.003)
 
 
 @needs_data
 def test_larochelle_test_images_are_those_of_mnist_sorted_by_digit(mnist, larochelle):
     """Every bit was drawn with P(1) = grey / 255 from the image that the label is of."""
-    order = mnist.arrays["test_labels"].argsort(stable=True)
-    assert torch.equal(mnist.arrays["test_labels"][order], larochelle.arrays["test_labels"])
-    grey, bits = mnist.arrays["test"][order], larochelle.arrays["test"]
+    order = mnist.test_labels.argsort(kind="stable")
+    assert np.array_equal(mnist.test_labels[order], larochelle.test_labels)
+    grey, bits = pixels_of(mnist.images["test"])[order], pixels_of(larochelle.images["test"])
     assert not bits[grey == 0].any() and bits[grey == 255].all()
     middle = (grey > 100) & (grey < 150)
     expected = grey[middle].double().mean() / 255
@@ -138,7 +144,7 @@ def refused(read, path, *arguments):
 @pytest.mark.parametrize("name", ["t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
 def test_damaged_mnist(tmp_path, name, damage):
     path = linked("MNIST/raw", tmp_path, name, damage)
-    refused(read_mnist, path, tmp_path, "static", 0)
+    refused(read_mnist, path, tmp_path)
 
 
 @needs_data
@@ -156,9 +162,13 @@ def test_damaged_text_of_larochelle(tmp_path):
     refused(read_larochelle, folder / "binarized_mnist_train.amat", tmp_path)
 
 
+def is_there(root):
+    return DATASETS["mnist"].is_in(root, None)
+
+
 def test_missing_mnist(tmp_path):
-    assert not has_mnist(tmp_path)
-    refused(read_mnist, tmp_path / "MNIST/raw" / next(iter(MNIST_FILES)), tmp_path, "static", 0)
+    assert not is_there(tmp_path)
+    refused(read_mnist, tmp_path / "MNIST/raw" / next(iter(MNIST_FILES)), tmp_path)
 
 
 def test_missing_larochelle(tmp_path):
@@ -168,10 +178,3 @@ def test_missing_larochelle(tmp_path):
 
 def test_the_digits_of_the_test_set_are_counted_in_full():
     assert sum(sources.MNIST_TEST_DIGITS) == COUNTS["test"]
-
-
-def test_addresses_are_those_that_torchvision_downloads_from():
-    from torchvision.datasets import MNIST
-
-    first, _ = MNIST.resources[0]
-    assert list(sources.MNIST_ADDRESSES) == [mirror + first for mirror in MNIST.mirrors]

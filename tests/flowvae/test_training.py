@@ -45,7 +45,7 @@ def watch(vae, training=True):
 
 
 def grey(num_images, value=128):
-    return ImageSet(torch.full((num_images, 1, 4, 4), value, dtype=torch.uint8), dynamic=True)
+    return ImageSet(torch.full((num_images, 1, 4, 4), value, dtype=torch.uint8), "dynamic")
 
 
 def run(vae, *, train=None, valid=None, seed=0, **changes):
@@ -214,7 +214,7 @@ def bars(num_images, seed):
     """8 x 8 images of horizontal and vertical bars."""
     draws = torch.rand(num_images, 2, 8, generator=torch.Generator().manual_seed(seed)) < 0.25
     horizontal, vertical = draws[:, 0, :, None], draws[:, 1, None, :]
-    return ImageSet((horizontal | vertical)[:, None].to(torch.uint8), dynamic=False)
+    return ImageSet((horizontal | vertical)[:, None].to(torch.uint8), "bits")
 
 
 @pytest.mark.parametrize("family", FLOW_SETTINGS)

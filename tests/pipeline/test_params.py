@@ -8,6 +8,7 @@ import pytest
 from project import ROOT, copy_project, stage
 from ruamel.yaml import YAML
 
+from flowvae.data.datasets import DATASETS, image_shape
 from flowvae.errors import InputError
 from flowvae.likelihoods import LIKELIHOODS
 from pipeline.params import check_models, contradictions, load_params
@@ -99,7 +100,11 @@ VALUES = {
     "one step": ("interpolation.num_steps", 1, "2"),
     "empty title": ("report.title", "", "at least 1"),
     "no channels": ("model.encoder.channels", [], "at least 1"),
-    "unknown data set": ("data.name", "svhn", "'mnist'"),
+    "unknown data set": ("data.name", "imagenet", "'celeba' or 'folder'"),
+    "nothing held out": ("data.valid_fraction", 0.0, "greater than 0"),
+    "all may be corrupt": ("data.max_corrupt", 1.0, "less than 1"),
+    "unknown EMNIST": ("data.emnist.split", "letter", "'letters'"),
+    "a set without its settings": ("data.svhn", DELETED, "missing key"),
     "unknown binarization": ("data.binarization", "hard", "'threshold'"),
     "unknown path": ("interpolation.path", "geodesic", "'spherical'"),
     "no variants": ("variants", {}, "at least 1"),
@@ -153,6 +158,13 @@ EDITS = {
         "model with " + ", ".join(f"variants.{name}" for name in YAML().load(TEXT)["variants"]),
         "divisible by 8",
     ),
+    "colours as bits": ([put("data.name", "svhn")], "data.binarization", "expected none with the colours of svhn"),
+    "another set's binarization": (
+        [put("data.name", "omniglot"), put("data.binarization", "larochelle")],
+        "data.binarization",
+        "larochelle is of mnist alone",
+    ),
+    "one number for a size": ([put("data.folder.size", [32])], "data.folder.size.1", "missing key"),
     "nothing to couple": (
         [put("model.latent_shape", [1])],
         "model with variants.real-nvp-2, variants.real-nvp-5, variants.real-nvp-10, variants.real-nvp-20",
@@ -252,6 +264,20 @@ def test_wrong_file(tmp_path, content, says):
         path.write_bytes(content)
     (line,) = complaints(path)
     assert says in line
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_the_name_alone_changes_the_data_set(edited, name):
+    """With the binarization, where the images are in colour."""
+    channels = image_shape(load_params(edited(put("data.name", name), put("data.binarization", "none"))).data)[0]
+    binarization = "static" if channels == 1 else "none"
+    path = edited(put("data.name", name), put("data.binarization", binarization))
+    check_models(load_params(path), path)
+
+
+def test_grey_images_of_ones_own_may_be_bits(edited):
+    path = edited(put("data.name", "folder"), put("data.folder.color", False))
+    assert image_shape(load_params(path).data) == (1, 32, 32)
 
 
 def test_folder_in_place_of_the_file(tmp_path):

@@ -7,6 +7,7 @@ from project import ROOT
 from ruamel.yaml import YAML
 
 import flowvae.config
+import flowvae.data.config
 import flowvae.flows
 import flowvae.likelihoods
 import flowvae.networks
@@ -18,7 +19,14 @@ from pipeline.params import Params
 
 def configs() -> set[type[Config]]:
     """Every settings class that params.yaml can reach."""
-    modules = (flowvae.config, flowvae.networks, flowvae.likelihoods, flowvae.vae, pipeline.params)
+    modules = (
+        flowvae.config,
+        flowvae.data.config,
+        flowvae.networks,
+        flowvae.likelihoods,
+        flowvae.vae,
+        pipeline.params,
+    )
     found = {value for module in modules for value in vars(module).values() if is_config(value)}
     return (found | {family.config for family in flowvae.flows.FLOWS.values()}) - {Config}
 

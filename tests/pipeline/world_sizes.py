@@ -43,8 +43,8 @@ def work(config):
     dtype = getattr(torch, config["dtype"])
     train, valid = (open_images(config["prepared"], split, torch.device("cpu")) for split in ("train", "valid"))
     batch = params.training.batch_size
-    train = ImageSet(train.pixels[: batch * config["steps"] - batch // 2 - 1], train.dynamic)
-    valid = ImageSet(valid.pixels[:11], valid.dynamic)
+    train = ImageSet(train.pixels[: batch * config["steps"] - batch // 2 - 1], train.reading)
+    valid = ImageSet(valid.pixels[:11], valid.reading)
     vae = build_vae(params.vae_config(config["variant"], train.image_shape), seed=0).to(dtype)
     recorder = Recorder(workers_here())
     records = fit(vae, train, valid, params.training, seed=0, workers=recorder)

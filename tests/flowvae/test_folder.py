@@ -1,0 +1,281 @@
+"""A folder of images of one's own: which files, which split, and what becomes of odd formats."""
+
+import os
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datafiles import random_pixels
+from examples import data_config
+from PIL import Image
+
+from flowvae.data.decoding import decode
+from flowvae.data.folder import folder_fingerprint, read_folder
+from flowvae.errors import InputError
+
+DATA_ROOT = os.environ.get("FLOWVAE_DATA_ROOT")
+SPLITS = ("train", "valid", "test")
+
+
+def fill(folder, *names):
+    """PNGs of 8 x 8 random pixels."""
+    for seed, name in enumerate(names):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random_pixels(8, 8, 3, seed=seed)).save(path)
+
+
+def settings(folder, **changes):
+    return data_config("folder", folder={"path": str(folder)} | changes)
+
+
+def read(folder, **changes):
+    return read_folder(Path("unused"), settings(folder, **changes))
+
+
+def names_of(source):
+    return {split: list(files.names) for split, files in source.images.items()}
+
+
+def test_any_depth_any_name_any_case(tmp_path):
+    endings = ("png", "JPG", "tiff", "webp", "GIF")
+    fill(
+        tmp_path, *(f"{place}{i}.{ending}" for place in ("", "a/", "a/b c/", "ü/") for i, ending in enumerate(endings))
+    )
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / ".hidden.png").write_bytes(b"")
+    (tmp_path / ".thumbnails").mkdir()
+    fill(tmp_path / ".thumbnails", "small.png")
+    found = names_of(read(tmp_path))
+    assert {split: len(names) for split, names in found.items()} == {"train": 14, "valid": 2, "test": 4}
+    everything = sorted(name for names in found.values() for name in names)
+    assert len(set(everything)) == 20 and "a/b c/1.JPG" in everything and "ü/4.GIF" in everything
+
+
+def test_fractions_follow_the_seed(tmp_path):
+    fill(tmp_path, *(f"{i}.png" for i in range(30)))
+    first, again = names_of(read(tmp_path)), names_of(read(tmp_path))
+    assert first == again
+    other = names_of(read_folder(tmp_path, settings(tmp_path).model_copy(update={"seed": 1})))
+    assert all(first[split] != other[split] for split in SPLITS)
+    assert len(names_of(read(tmp_path, test_fraction=0.5))["test"]) == 15
+
+
+def test_split_by_folders(tmp_path):
+    fill(tmp_path, *(f"train/{i}.png" for i in range(20)), "valid/x/9.png", "test/7.png", "test/deep/er/8.png")
+    source = read(tmp_path)
+    assert names_of(source)["valid"] == ["valid/x/9.png"] and len(names_of(source)["train"]) == 20
+    assert names_of(source)["test"] == ["test/7.png", "test/deep/er/8.png"]
+    assert source.split == "by its folders"
+    shutil.rmtree(tmp_path / "valid")
+    source = read(tmp_path)
+    assert {split: len(names) for split, names in names_of(source).items()} == {"train": 18, "valid": 2, "test": 2}
+    assert "seed 0" in source.split
+
+
+def test_labels_are_folders(tmp_path):
+    fill(tmp_path, *(f"train/cats/{i}.png" for i in range(9)))
+    fill(tmp_path, *(f"test/{kind}/{i}.png" for kind in "ba" for i in range(2)))
+    assert read(tmp_path).test_labels.tolist() == [0, 0, 1, 1]
+    shutil.rmtree(tmp_path / "test/b")
+    assert read(tmp_path).test_labels.tolist() == [0, 1]  # one folder tells nothing: each image is its own class
+
+
+def refused(folder, *words):
+    with pytest.raises(InputError) as caught:
+        read(folder)
+    line = str(caught.value)
+    assert "\n" not in line and all(word in line for word in ("data.folder.path", str(folder), *words)), line
+
+
+def test_folders_that_cannot_be_used(tmp_path):
+    refused(tmp_path / "nowhere", "No such file")
+    refused(tmp_path, "holds no images")
+    (tmp_path / "notes.txt").write_text("no image")
+    refused(tmp_path, "holds no images")
+    refused(tmp_path / "notes.txt", "Not a directory")
+
+
+@pytest.mark.parametrize("missing", ["train", "test"])
+def test_half_a_split(tmp_path, missing):
+    fill(tmp_path, *(f"{split}/{i}.png" for split in {*SPLITS} - {missing} for i in range(5)))
+    refused(tmp_path, f"none in {missing}")
+
+
+def test_images_beside_a_split(tmp_path):
+    fill(tmp_path, "train/1.png", "train/2.png", "test/1.png", "other/3.png")
+    refused(tmp_path, "other/3.png", "outside train, valid, test")
+
+
+def test_too_few_images(tmp_path):
+    fill(tmp_path, "1.png")
+    with pytest.raises(InputError, match="1 images are too few"):
+        read(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody who may not read a folder")
+def test_a_folder_without_permission(tmp_path):
+    fill(tmp_path, *(f"{i}.png" for i in range(5)))
+    os.chmod(tmp_path, 0)
+    os.seteuid(65534)
+    try:
+        refused(tmp_path, "cannot be read (Permission denied)")
+    finally:
+        os.seteuid(0)
+
+
+def test_a_link_back_is_not_followed_for_ever(tmp_path):
+    fill(tmp_path / "images", *(f"a/{i}.png" for i in range(9)))
+    (tmp_path / "images/a/back").symlink_to(tmp_path / "images")
+    (tmp_path / "elsewhere").mkdir()
+    fill(tmp_path / "elsewhere", "10.png")
+    (tmp_path / "images/more").symlink_to(tmp_path / "elsewhere")
+    assert sum(map(len, names_of(read(tmp_path / "images")).values())) == 10
+
+
+def test_the_fingerprint_notices_every_change(tmp_path):
+    fill(tmp_path, *(f"{i}.png" for i in range(5)))
+    seen = [folder_fingerprint(settings(tmp_path))]
+    assert folder_fingerprint(settings(tmp_path)) == seen[0]
+
+    def add():
+        fill(tmp_path, "new/6.png")
+
+    def rename():
+        (tmp_path / "1.png").rename(tmp_path / "1b.png")
+
+    def take_away():
+        (tmp_path / "2.png").unlink()
+
+    def write():  # as many bytes as before
+        content = bytearray((tmp_path / "3.png").read_bytes())
+        content[-20] ^= 1
+        (tmp_path / "3.png").write_bytes(content)
+
+    for change in (add, rename, take_away, write):
+        change()
+        seen.append(folder_fingerprint(settings(tmp_path)))
+    assert len(set(seen)) == 5
+    (tmp_path / "notes.txt").write_text("no image")
+    assert folder_fingerprint(settings(tmp_path)) == seen[-1]
+
+
+def pixels(path, *size, color=True, crop=None, invert=False):
+    array = np.frombuffer(decode(str(path), size=size, color=color, crop=crop, invert=invert), np.uint8)
+    return array.reshape(3 if color else 1, *size)
+
+
+GREY = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+
+
+@pytest.mark.parametrize("size", [(8, 8), (4, 4), (16, 16), (6, 3)])
+def test_images_are_cut_to_the_proportions_and_resized(tmp_path, size):
+    image = Image.fromarray(random_pixels(30, 20, 3)).resize((200, 300), Image.Resampling.BICUBIC)
+    image.save(path := tmp_path / "x.png")
+    height, width = (200, 200) if size[0] == size[1] else (300, 150)
+    top, left = (300 - height) // 2, (200 - width) // 2
+    expected = image.crop((left, top, left + width, top + height)).resize(size[::-1], Image.Resampling.BILINEAR)
+    assert np.array_equal(pixels(path, *size), np.asarray(expected).transpose(2, 0, 1))
+
+
+def test_an_image_of_the_right_size_keeps_its_bytes(tmp_path):
+    array = random_pixels(9, 7, 3)
+    Image.fromarray(array).save(path := tmp_path / "x.png")
+    assert np.array_equal(pixels(path, 9, 7), array.transpose(2, 0, 1))
+
+
+def test_grey_as_colour_and_colour_as_grey(tmp_path):
+    Image.fromarray(GREY).save(path := tmp_path / "grey.png")
+    assert np.array_equal(pixels(path, 8, 8), np.stack([GREY] * 3))
+    assert np.array_equal(pixels(path, 8, 8, color=False), GREY[None])
+    assert np.array_equal(pixels(path, 8, 8, color=False, invert=True), 255 - GREY[None])
+    Image.new("RGB", (8, 8), (255, 0, 0)).save(path := tmp_path / "red.png")
+    assert (pixels(path, 8, 8, color=False) == 76).all()  # ITU-R 601: 0.299
+
+
+def test_what_is_transparent_is_white(tmp_path):
+    array = np.zeros((8, 8, 4), np.uint8)
+    array[:4, :, 3] = 255
+    array[4, :, 3] = 128
+    Image.fromarray(array, "RGBA").save(path := tmp_path / "rgba.png")
+    found = pixels(path, 8, 8)
+    assert (found[:, :4] == 0).all() and (found[:, 5:] == 255).all() and (abs(found[:, 4].astype(int) - 127) <= 1).all()
+    Image.fromarray(array[..., [0, 3]], "LA").save(path := tmp_path / "la.png")
+    assert np.array_equal(pixels(path, 8, 8), found)
+
+
+def test_palettes(tmp_path):
+    image = Image.new("P", (8, 8), 1)
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.paste(0, (0, 0, 8, 4))
+    image.save(path := tmp_path / "palette.png")
+    found = pixels(path, 8, 8)
+    assert found[:, 0, 0].tolist() == [10, 20, 30] and found[:, 7, 7].tolist() == [200, 100, 50]
+    image.save(path := tmp_path / "transparent.png", transparency=1)
+    assert pixels(path, 8, 8)[:, 7, 7].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize("ending", ["png", "tiff", "pgm"])
+def test_16_bit_values_are_scaled(tmp_path, ending):
+    Image.fromarray(GREY.astype(np.uint16) * 257).save(path := tmp_path / f"deep.{ending}")
+    assert np.array_equal(pixels(path, 8, 8, color=False)[0], GREY)
+    assert np.array_equal(pixels(path, 8, 8)[2], GREY)
+
+
+def test_floating_point_has_no_range(tmp_path):
+    Image.fromarray(GREY.astype(np.float32)).save(path := tmp_path / "x.tiff")
+    with pytest.raises(ValueError, match="range is not known"):
+        pixels(path, 8, 8)
+
+
+def test_cmyk(tmp_path):
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(path := tmp_path / "red.jpg", quality=100)
+    red, green, blue = pixels(path, 8, 8)
+    assert red.min() > 250 and green.max() < 5 and blue.max() < 5
+
+
+def test_the_first_frame_of_an_animation(tmp_path):
+    frames = [Image.new("RGB", (8, 8), color) for color in ((250, 0, 0), (0, 250, 0), (0, 0, 250))]
+    frames[0].save(path := tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    assert pixels(path, 8, 8)[:, 3, 3].tolist() == [250, 0, 0]
+
+
+def test_exif_orientation(tmp_path):
+    image = Image.new("RGB", (8, 4), (0, 0, 0))
+    image.paste((255, 255, 255), (0, 0, 4, 4))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter to the right when shown
+    image.save(path := tmp_path / "turned.png", exif=exif)
+    found = pixels(path, 8, 4)
+    assert (found[:, :4] == 255).all() and (found[:, 4:] == 0).all()
+
+
+def test_too_small_for_a_given_cut(tmp_path):
+    Image.fromarray(GREY).save(path := tmp_path / "x.png")
+    with pytest.raises(ValueError, match="8 x 8 pixels, too few to cut out 9 x 9"):
+        pixels(path, 4, 4, crop=9)
+
+
+@pytest.fixture(scope="module")
+def cifar10(tmp_path_factory):
+    """11,000 real images."""
+    archive = Path(DATA_ROOT or "nowhere") / "cifar10-png-11k.tar"
+    if not archive.is_file():
+        pytest.skip("FLOWVAE_DATA_ROOT names no folder with cifar10-png-11k.tar")
+    folder = tmp_path_factory.mktemp("images")
+    with tarfile.open(archive) as files:
+        files.extractall(folder, filter="data")
+    return folder / "cifar10"
+
+
+def test_real_images(cifar10):
+    source = read(cifar10, size=[32, 32])
+    assert {split: len(files) for split, files in source.images.items()} == {"train": 9000, "valid": 1000, "test": 1000}
+    assert np.bincount(source.test_labels).tolist() == [103, 89, 100, 103, 90, 86, 112, 102, 106, 109]
+    files = source.images["test"]
+    for i in (0, 500, 999):
+        with Image.open(files.folder / files.names[i]) as image:
+            expected = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+        assert np.array_equal(pixels(files.folder / files.names[i], 32, 32), expected)
