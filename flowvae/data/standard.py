@@ -203,14 +203,13 @@ def read_celeba(root: Path, data: DataConfig) -> Source:
     148 x 148 pixels are cut out of the centre, as in arXiv:1605.08803, section 4.1, and most of the literature, and
     resized.
     """
-    from torchvision.datasets import CelebA
-
-    size, folder = data.celeba.size, root / CelebA.base_folder
+    kind = celeba_without_attributes()
+    size, folder = data.celeba.size, root / kind.base_folder
     how = {"size": (size, size), "color": True, "crop": FACE, "invert": False}
     images = {}
     for split in ("train", "valid", "test"):
         with torchvision_reads("CelebA", folder):
-            part = CelebA(str(root), split=split, target_type=IDENTITIES)
+            part = kind(str(root), split=split, target_type=IDENTITIES)
         images[split] = ImageFiles(folder / "img_align_celeba", part.filename, how)
     return Source(
         images=images,
@@ -220,6 +219,21 @@ def read_celeba(root: Path, data: DataConfig) -> Source:
         split="its own: train / valid / test",
         processing=f"centre {FACE} x {FACE} of 178 x 218, resized to {size} x {size}, bilinear",
     )
+
+
+def celeba_without_attributes() -> type:
+    """torchvision's class, which checks all lists and here parses two of the five: the others would take 0.7 GB."""
+    from torchvision.datasets import CelebA
+    from torchvision.datasets.celeba import CSV
+
+    class Identities(CelebA):
+        def _load_csv(self, filename: str, header: int | None = None) -> CSV:
+            if filename in ("list_eval_partition.txt", "identity_CelebA.txt"):
+                self.rows = super()._load_csv(filename, header)
+                return self.rows
+            return CSV([], self.rows.index, torch.empty(len(self.rows.index), 0, dtype=torch.int64))
+
+    return Identities
 
 
 def download(name: str, *arguments: dict[str, Any]) -> None:

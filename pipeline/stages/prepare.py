@@ -14,15 +14,14 @@ from flowvae.data.binarization import binarize
 from flowvae.data.config import DataConfig
 from flowvae.data.datasets import SOURCES, sources_of
 from flowvae.data.rows import SPLITS, Source
-from flowvae.data.streaming import Corrupt, decode_source, image_files, work_id
+from flowvae.data.streaming import decode_source, image_files, work_id
 from flowvae.errors import InputError
 from pipeline import paths
-from pipeline.files import read_json, write_text
+from pipeline.corrupt import check_corrupt, corrupt_banner
+from pipeline.files import read_json
 from pipeline.params import Params
 from pipeline.raw import obtain
 
-CORRUPT = paths.LOGS / "prepare" / "corrupt.txt"
-SHOWN = 10  # corrupt images in the terminal; the file has all
 SECONDS_BETWEEN_LINES = 5
 
 
@@ -38,7 +37,7 @@ def run(params: Params) -> None:
     # Not in data/prepared, which DVC empties before this stage runs: what a killed run has done is found again.
     work = paths.CHECKPOINTS / f"prepare-{work_id(image_files(source))}"
     decoded, corrupt = decode_source(source, work, num_cores(), progress())
-    check(source, corrupt, data.max_corrupt)
+    check_corrupt(source, corrupt, data.max_corrupt)
     metadata = write_arrays(
         paths.PREPARED,
         decoded.images,
@@ -53,7 +52,7 @@ def run(params: Params) -> None:
         processing=source.processing,
         corrupt={split: len(corrupt.get(split, ())) for split in SPLITS},
         fingerprint=found.get("fingerprint"),
-        banner=" ".join(filter(None, (source.banner, banner(source, corrupt)))) or None,
+        banner=" ".join(filter(None, (source.banner, corrupt_banner(source, corrupt)))) or None,
     )
     for finished in paths.CHECKPOINTS.glob("prepare-*"):
         shutil.rmtree(finished)
@@ -84,42 +83,3 @@ def progress() -> Callable[[int, int], None]:
             last = time.monotonic()
 
     return on_progress
-
-
-def check(source: Source, corrupt: dict[str, Corrupt], limit: float) -> None:
-    """List the images that cannot be read.
-
-    Raises:
-        InputError: they are more than the limit, or a split has no others.
-    """
-    files = image_files(source)
-    lines = [
-        f"{files[split].folder / files[split].names[i]}: {reason}"
-        for split, found in corrupt.items()
-        for i, reason in found.items()
-    ]
-    if not lines:
-        return
-    lines = [line.encode(errors="backslashreplace").decode() for line in lines]
-    write_text(CORRUPT, "\n".join(lines) + "\n")
-    total = sum(map(len, files.values()))
-    emptied = [split for split, found in corrupt.items() if len(found) == len(files[split])]
-    if emptied or len(lines) > limit * total:
-        raise InputError(
-            f"data.max_corrupt: {len(lines):,} of {total:,} images cannot be read, and {limit} of them may be so; the "
-            f"first is {lines[0]}; {CORRUPT} lists all; mend them, take them away, or raise the limit"
-        )
-    for line in lines[:SHOWN]:
-        print(f"prepare: left out {line}", file=sys.stderr)
-    if len(lines) > SHOWN:
-        print(f"prepare: left out {len(lines) - SHOWN:,} more, listed in {CORRUPT}", file=sys.stderr)
-
-
-def banner(source: Source, corrupt: dict[str, Corrupt]) -> str | None:
-    """What readers must know of images that were left out."""
-    counts = {split: len(found) for split, found in corrupt.items() if found}
-    if not counts:
-        return None
-    total = sum(map(len, image_files(source).values()))
-    where = ", ".join(f"{count:,} of {split}" for split, count in counts.items())
-    return f"CORRUPT IMAGES LEFT OUT: {sum(counts.values()):,} of {total:,} images could not be read ({where})."
