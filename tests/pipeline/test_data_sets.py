@@ -23,6 +23,7 @@ def choose(project, name, binarization="none", **sections):
 
     def edit(params):
         params["data"].update(name=name, binarization=binarization)
+        params["model"]["likelihood"] = {"name": "discretized_logistic" if binarization == "none" else "bernoulli"}
         for section, changes in sections.items():
             if isinstance(changes, dict):
                 params["data"][section].update(changes)
