@@ -196,6 +196,11 @@ def eight_bit(binarization: str) -> bool:
     return binarization == "none"
 
 
+def describe_values(binarization: str) -> str:
+    """What the pixels are."""
+    return "8-bit values" if eight_bit(binarization) else f"{binarization} binarization"
+
+
 def check_models(params: Params, path: Path) -> None:
     """Build every variant once; `fetch` does it for all stages.
 

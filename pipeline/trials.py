@@ -18,9 +18,8 @@ from flowvae.training_state import EpochRecord
 from flowvae.vae import VAE, VAEConfig
 from flowvae.workers import Alone
 from pipeline.fitting import Task, fit_task
-from pipeline.params import Params
+from pipeline.params import Params, describe_values
 from pipeline.points import Point, families_depths_seeds, resolve
-from pipeline.report.table import describe_values
 from pipeline.scores import flat_metrics
 
 FIRST_COLUMNS = ("family", "num_transforms", "seed")

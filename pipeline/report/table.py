@@ -9,7 +9,7 @@ from typing import Any
 from flowvae.errors import InputError
 from pipeline import paths
 from pipeline.files import read_csv, read_json
-from pipeline.params import Params, eight_bit, run_key
+from pipeline.params import Params, describe_values, eight_bit, run_key
 
 COLUMNS = (
     "variant",
@@ -247,11 +247,6 @@ def markdown(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     widths = [max(3, *map(len, column)) for column in zip(headings, *rows, strict=True)]
     lines = [headings, tuple("-" * (width - 1) + ":" for width in widths), *rows]
     return "\n".join("| " + " | ".join(cell.rjust(width) for cell, width in zip(line, widths)) + " |" for line in lines)
-
-
-def describe_values(binarization: str) -> str:
-    """What the pixels are."""
-    return "8-bit values" if eight_bit(binarization) else f"{binarization} binarization"
 
 
 def describe_protocol(runs: list[Run], reference: str) -> str:

@@ -19,7 +19,7 @@ from flowvae.errors import InputError
 from pipeline import paths
 from pipeline.corrupt import check_corrupt, corrupt_banner
 from pipeline.files import read_json
-from pipeline.params import Params
+from pipeline.params import Params, describe_values
 from pipeline.raw import obtain
 
 SECONDS_BETWEEN_LINES = 5
@@ -57,7 +57,7 @@ def run(params: Params) -> None:
     for finished in paths.CHECKPOINTS.glob("prepare-*"):
         shutil.rmtree(finished)
     counts = " / ".join(f"{count:,} {split}" for split, count in metadata.counts.items())
-    print(f"prepare: {source.dataset}, {data.binarization} binarization: {counts}")
+    print(f"prepare: {source.dataset}, {describe_values(data.binarization)}: {counts}")
     if metadata.banner:
         print(metadata.banner, file=sys.stderr)
 
