@@ -268,10 +268,10 @@ def test_wrong_file(tmp_path, content, says):
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_the_name_alone_changes_the_data_set(edited, name):
-    """With the binarization, where the images are in colour."""
-    channels = image_shape(load_params(edited(put("data.name", name), put("data.binarization", "none"))).data)[0]
-    binarization = "static" if channels == 1 else "none"
-    path = edited(put("data.name", name), put("data.binarization", binarization))
+    """With the binarization and the likelihood, where the images are in colour."""
+    channels, *_ = image_shape(load_params(COMMITTED).data.model_copy(update={"name": name}))
+    levels = (put("data.binarization", "none"), put("model.likelihood", {"name": "discretized_logistic"}))
+    path = edited(put("data.name", name), *(levels if channels == 3 else ()))
     check_models(load_params(path), path)
 
 

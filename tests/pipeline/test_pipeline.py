@@ -118,7 +118,7 @@ def test_page_is_whole_and_stands_alone(reproduced):
     page.feed((reproduced.folder / "reports/index.html").read_text())
     page.close()
     assert page.open == []
-    assert page.tags.count("img") == 4 + 2 * len(KEYS) == len(page.addresses)
+    assert page.tags.count("img") == 5 + 2 * len(KEYS) == len(page.addresses)
     assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
     assert not {"script", "link", "iframe"} & set(page.tags)
     assert "url(" not in (reproduced.folder / "reports/index.html").read_text()

@@ -176,7 +176,7 @@ def test_pages_tables_have_no_stray_bars(reproduced, monkeypatch):
     runs = read_runs(params)
     page = markdown_page(params, runs, summarize(runs, "vae"))
     tables = [block.splitlines() for block in page.split("\n\n") if block.startswith("| ")]
-    assert len(tables) == 2
+    assert len(tables) == 3
     for lines in tables:
         assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
     assert page == (reproduced.folder / "reports/results.md").read_text()

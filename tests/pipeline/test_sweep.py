@@ -69,13 +69,13 @@ def test_a_trial_gives_the_numbers_of_the_train_and_evaluate_stages(reproduced):
 
 def test_only_what_is_new_is_trained(files):
     before, known = sweep_rows(files), kept(files)
-    assert len(known) == 3
+    assert len(known) == 3 + 4  # and those of the stability study
     edit_sweep(files, families={"planar": PLANAR | {"num_transforms": [1, 2, 3]}})
     after = sweep(files)
     assert [row["num_transforms"] for row in after] == ["1", "2", "3"]
     assert [after[0], after[2]] == before[1:]
     assert kept(files).items() >= known.items()
-    assert len(kept(files)) == 4
+    assert len(kept(files)) == len(known) + 1
 
 
 def test_nothing_new_needs_no_cluster(files):
