@@ -1,11 +1,13 @@
 """Presets: a part of params.yaml that one command puts in."""
 
 import sys
+from pathlib import Path
 
 import pytest
 from project import ROOT, command
 
-from pipeline.params import load_params, read_yaml
+from pipeline.params import check_models, check_params, load_params, read_yaml
+from pipeline.points import check_sweeps
 from pipeline.preset import overlay, value_at
 
 PRESETS = sorted(path.stem for path in (ROOT / "params").glob("*.yaml"))
@@ -99,6 +101,30 @@ def test_every_preset_that_ships_fits_params_yaml(folder, name):
     text = (ROOT / f"params/{name}.yaml").read_text()
     assert put(folder, text, name).returncode == 0
     load_params(folder / "params.yaml")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_the_same_after_any_other(name):
+    """It names all that any preset changes, so nothing of another stays; budgets that are not spent aside."""
+    committed, preset = read_yaml(ROOT / "params.yaml"), read_yaml(ROOT / f"params/{name}.yaml")
+    alone = in_use(overlay(committed, preset))
+    check_models(alone, Path("params.yaml"))
+    assert list(check_sweeps(alone)) == []
+    for other in PRESETS:
+        after = overlay(overlay(committed, read_yaml(ROOT / f"params/{other}.yaml")), preset)
+        assert in_use(after) == alone, other
+
+
+def in_use(content):
+    """Typed params, with the budgets that are spent alone."""
+    params = check_params(content, Path("params.yaml"))
+    spent = {
+        section: getattr(params, section).model_copy(
+            update={"budgets": {getattr(params, section).budget: getattr(params, section).chosen}}
+        )
+        for section in ("sweep", "stability")
+    }
+    return params.model_copy(update=spent)
 
 
 def test_overlay_leaves_its_arguments_alone():
