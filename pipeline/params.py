@@ -126,7 +126,7 @@ def describe(problem: Mapping[str, Any], content: Any) -> str:
             known = f" (flow {kind} has {', '.join(family.config.model_fields)})" if family else ""
             return f"{key}: unknown key{known}; remove it or mend its spelling"
         case "missing":
-            return f"{key}: missing key; add it"
+            return f"{key}: missing {'number' if isinstance(last[0], int) else 'key'}; add it"
         case "union_tag_invalid":
             context = problem["ctx"]
             tag = context["discriminator"].strip("'")
@@ -208,14 +208,21 @@ def check_models(params: Params, path: Path) -> None:
         InputError: one line per reason why variants do not fit the model.
     """
     unbuildable: dict[str, list[str]] = {}
-    for variant in params.variants:
-        try:
-            build_vae(params.vae_config(variant, image_shape(params.data)), seed=0)
-        except ValueError as error:
-            unbuildable.setdefault(str(error), []).append(f"variants.{variant}")
+    for variant, flow in params.variants.items():
+        if problem := misfit(params.data, params.model, flow):
+            unbuildable.setdefault(problem, []).append(f"variants.{variant}")
     if unbuildable:
         lines = (f"{path}: model with {', '.join(keys)}: {message}" for message, keys in unbuildable.items())
         raise InputError("\n".join(lines))
+
+
+def misfit(data: DataConfig, model: ModelConfig, flow: AnyFlowConfig) -> str | None:
+    """Why images, networks and flow do not fit each other, found by building them."""
+    try:
+        build_vae(VAEConfig(model=model, flow=flow, image_shape=image_shape(data)), seed=0)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def unread_keys(params: Any, stages: dict[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ from flowvae.errors import InputError
 from flowvae.flows import AnyFlowConfig
 from flowvae.training import TrainingConfig
 from flowvae.vae import ModelConfig
-from pipeline.params import Params, describe, misread
+from pipeline.params import Params, describe, misfit, misread
 from pipeline.preset import overlay
 from pipeline.sweeps import Range
 
@@ -127,5 +127,8 @@ def check_sweep(params: Params) -> Iterator[str]:
             except InputError as error:
                 yield from str(error).splitlines()
                 continue
-            if problem := misread(params.data, sections["model"]):
+            problem = misread(params.data, sections["model"])
+            if not problem and depth == min(family.num_transforms):  # whether models fit depends on no depth
+                problem = misfit(params.data, sections["model"], sections["flow"])
+            if problem:
                 yield f"{where}, {name} with k = {depth}: {problem}"

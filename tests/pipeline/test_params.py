@@ -164,7 +164,7 @@ EDITS = {
         "data.binarization",
         "larochelle is of mnist alone",
     ),
-    "one number for a size": ([put("data.folder.size", [32])], "data.folder.size.1", "missing key"),
+    "one number for a size": ([put("data.folder.size", [32])], "data.folder.size.1", "missing number"),
     "nothing to couple": (
         [put("model.latent_shape", [1])],
         "model with variants.real-nvp-2, variants.real-nvp-5, variants.real-nvp-10, variants.real-nvp-20",

@@ -12,6 +12,16 @@ from pipeline.points import Point, check_sweep, grid, resolve
 from pipeline.sweeps import SweepConfig
 from pipeline.trials import SPEED, columns, run_trial, trial_at
 
+REAL_NVP = {
+    "flow": "real_nvp",
+    "hidden_features": [4],
+    "context": True,
+    "log_scale_bound": 2.0,
+    "normalization": "none",
+    "weight_norm": False,
+    "net_batch_norm": False,
+}
+
 
 @pytest.fixture
 def edited(tmp_path):
@@ -101,6 +111,13 @@ def test_a_trial_scores_a_model(edited, trial):
             "bernoulli where data.binarization is",
         ),
         ({"settings": {"model": {"encoder": {"name": "residual"}}}}, "model.encoder.num_blocks: missing key"),
+        (
+            {
+                "settings": {"model": {"latent_shape": [1]}},
+                "families": {"deep": {"flow": REAL_NVP, "num_transforms": [4, 2]}},
+            },
+            "deep with k = 2: expected a latent of at least 2 dimensions for real_nvp",
+        ),
         ({"families": {"planet": {"flow": {"flow": "planet"}, "num_transforms": [1]}}}, "flow.flow: expected one of"),
         ({"families": {"none": {"flow": {"flow": "none"}, "num_transforms": [3]}}}, "flow.num_transforms: "),
     ],
@@ -135,10 +152,13 @@ def test_a_budget_that_is_not_there(edited):
     assert problem == "sweep.budget: expected one of tiny, got 'huge'"
 
 
-@pytest.mark.parametrize("budget", ["short", "full"])
-def test_the_budgets_that_ship_make_sense(budget):
+@pytest.mark.parametrize(
+    ("section", "budget", "deepest"),
+    [("sweep", "short", 40), ("sweep", "full", 80), ("stability", "short", 80), ("stability", "full", 80)],
+)
+def test_the_budgets_that_ship_make_sense(section, budget, deepest):
     params = load_params(ROOT / "params.yaml")
-    sweep = params.sweep.model_copy(update={"budget": budget})
-    params = params.model_copy(update={"sweep": sweep})
+    chosen = getattr(params, section).model_copy(update={"budget": budget})
+    params = params.model_copy(update={"sweep": chosen})
     assert list(check_sweep(params)) == []
-    assert max(point.num_transforms for point in grid(params)) == {"short": 40, "full": 80}[budget]
+    assert max(point.num_transforms for point in grid(params)) == deepest
