@@ -11,9 +11,8 @@ from matplotlib.axes import Axes
 from scipy.stats import t as student
 
 from flowvae.data.arrays import Metadata
-from pipeline.files import read_csv
-from pipeline.params import eight_bit
 from pipeline.report.figures import BASE_COLOR, COLORMAPS, STYLE, save_png
+from pipeline.report.published import results_on
 
 PANELS = {
     "nll_nats": "NLL (nats)",
@@ -24,7 +23,6 @@ PANELS = {
 LEVEL = 0.95
 MARKERS = "sD^vPX<>"
 Published = dict[str, dict[str, list[tuple[int, float]]]]  # points by column by source
-PUBLISHED = Path(__file__).with_name("published.csv")
 
 
 @dataclass(frozen=True)
@@ -129,18 +127,11 @@ def draw(
 def published(flow: str, metadata: Metadata) -> Published:
     """(k, value) by column of others' results on such images with a flow of this kind, by who reached them and how."""
     found: Published = {}
-    for row in read_csv(PUBLISHED):
-        if row["posterior"].startswith(flow) and row["num_transforms"] != "0" and is_of(row, metadata):
+    for row in results_on(metadata.dataset, metadata.binarization):
+        if row["posterior"].startswith(flow) and row["num_transforms"] != "0":
             label = f"{row['source']}: {row['posterior']}, {row['binarization']}, {row['protocol']}"
             columns = found.setdefault(label, {column: [] for column in PANELS})
             for column in PANELS:
                 if row.get(column):
                     columns[column].append((int(row["num_transforms"]), float(row[column])))
     return {label: columns for label, columns in found.items() if any(columns.values())}
-
-
-def is_of(row: Mapping[str, str], metadata: Metadata) -> bool:
-    """Whether a published result is of the same images, with the same kind of values."""
-    name, _, _ = metadata.dataset.partition(",")  # what follows are the particulars
-    same_images = row["dataset"].removeprefix("binarized ") == name
-    return same_images and eight_bit(row["binarization"]) == eight_bit(metadata.binarization)

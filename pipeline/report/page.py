@@ -10,13 +10,14 @@ from pipeline import paths
 from pipeline.files import read_csv
 from pipeline.params import Params, run_key
 from pipeline.report import stability
+from pipeline.report.published import results_on
 from pipeline.report.table import Run, Summary, describe_protocol, markdown, table
 
 HERE = Path(__file__).parent
 SWEEP_CAPTION = (
     "The sweep (reports/sweep.csv): every family at more depths, each trial trained and scored alike. Its budget is "
-    "above the panels, and differs from that of the table above. Hollow points are what others reached, each with its "
-    "own protocol."
+    "above the panels, and differs from that of the table above. Hollow points, where there are any, are what others "
+    "reached on such images, each with its own protocol."
 )
 STABILITY_CAPTION = (
     "The stability study (reports/stability.csv): Real NVP with each normalisation at each depth, within the budget "
@@ -24,11 +25,13 @@ STABILITY_CAPTION = (
     "when its loss is not finite. Gradient norms are those before clipping, over the whole run; ± is one standard "
     "error over test images; images per second are those of training with validation, several trials at a time."
 )
+PUBLISHED_NOTE = "Each with its own protocol, so not comparable with the table above, nor always with each other."
 PUBLISHED_HEADINGS = ("source", "data", "posterior", "k", "−ELBO", "NLL", "protocol", "checked")
 
 
-def published() -> list[tuple[str, ...]]:
-    """Rows of what others reached, under PUBLISHED_HEADINGS."""
+def published(run: Run) -> list[tuple[str, ...]]:
+    """Rows of what others reached on the images of a run, under PUBLISHED_HEADINGS."""
+    data = run.protocol["data"]
     return [
         (
             row["source"],
@@ -40,7 +43,7 @@ def published() -> list[tuple[str, ...]]:
             row["protocol"],
             row["verified"],
         )
-        for row in read_csv(HERE / "published.csv")
+        for row in results_on(data["dataset"], data["binarization"])
     ]
 
 
@@ -67,10 +70,9 @@ def markdown_page(params: Params, runs: list[Run], rows: list[Summary]) -> str:
         STABILITY_CAPTION,
         "![NLL, divergence, gradient norms and speed against depth](figures/stability.png)",
         markdown(stability.HEADINGS, stability_rows()),
-        "## What others reached",
-        "Each with its own protocol, so not comparable with the table above, nor always with each other.",
-        markdown(PUBLISHED_HEADINGS, [tuple(cell.replace("|", "\\|") for cell in row) for row in published()]),
     ]
+    if others := [tuple(cell.replace("|", "\\|") for cell in row) for row in published(runs[0])]:
+        parts += ["## What others reached", PUBLISHED_NOTE, markdown(PUBLISHED_HEADINGS, others)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -104,7 +106,8 @@ def html_page(params: Params, runs: list[Run], rows: list[Summary]) -> str:
         stability_rows=stability_rows(),
         runs=[run_pictures(run) for run in runs],
         published_headings=PUBLISHED_HEADINGS,
-        published=published(),
+        published_note=PUBLISHED_NOTE,
+        published=published(runs[0]),
     )
 
 

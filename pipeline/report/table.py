@@ -254,15 +254,18 @@ def describe_protocol(runs: list[Run], reference: str) -> str:
     protocol = runs[0].protocol
     data, training, evaluation = protocol["data"], protocol["training"], protocol["evaluation"]
     seeds = sorted({run.seed for run in runs})
-    counts = data["counts"]
+    counts, levels = data["counts"], eight_bit(data["binarization"])
+    drawn = "" if levels else f" (seed {data['binarization_seed']})"
+    bits = ", the last two columns in bits per dimension" if levels else ""
+    most = "at most " if training.get("patience") else ""
     return (
-        f"{data['dataset']}, {describe_values(data['binarization'])} (seed {data['binarization_seed']}), "
+        f"{data['dataset']}, {describe_values(data['binarization'])}{drawn}, "
         f"{counts['train']:,} / {counts['valid']:,} / {counts['test']:,} images "
         f"({'; '.join(filter(None, (data['split'], data.get('processing'))))}); "
-        f"{protocol['epochs']} epochs of batches of {training['batch_size']}, "
+        f"{most}{protocol['epochs']} epochs of batches of {training['batch_size']}, "
         f"training seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}, "
         f"weights of the best epoch on validation. "
-        f"All values in nats per test image; ± is one standard error over test images. −ELBO and its terms: "
+        f"All values in nats per test image{bits}; ± is one standard error over test images. −ELBO and its terms: "
         f"{evaluation['num_elbo_samples']} draws per image, all test images. NLL: importance sampling with "
         f"{evaluation['num_importance_samples']} draws, its gap to −ELBO measured on {evaluation['num_nll_images']:,} "
         f"random test images. Gain: −ELBO of {reference} minus the row's. Rows also differ by the luck of training, "

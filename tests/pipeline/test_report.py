@@ -144,8 +144,15 @@ def test_bits_per_dimension_are_in_the_table_of_8_bit_data_alone():
     levels = dataclasses.replace(run, protocol=run.protocol | {"data": PROTOCOL["data"] | {"binarization": "none"}})
     headings, (line,) = table([levels], rows)
     assert headings == HEADINGS + BITS_HEADINGS and line == (*cells(rows[0]), "4.512", "4.400 ± 0.012")
-    assert "static binarization" in describe_protocol([run], "vae")
-    assert "8-bit values" in describe_protocol([levels], "vae")
+    assert "static binarization (seed 0), 50,000" in describe_protocol([run], "vae")
+    words = describe_protocol([levels], "vae")
+    assert "8-bit values, 50,000" in words and "the last two columns in bits per dimension" in words
+
+
+def test_a_run_that_may_stop_early_says_so():
+    early = PROTOCOL | {"training": {"batch_size": 128, "patience": 20}}
+    assert "; 5 epochs of batches of 128" in describe_protocol([make_run()], "vae")
+    assert "; at most 5 epochs" in describe_protocol([dataclasses.replace(make_run(), protocol=early)], "vae")
 
 
 def test_row_has_the_columns_in_order():
@@ -183,9 +190,11 @@ def test_pages_tables_have_no_stray_bars(reproduced, monkeypatch):
 
 
 def test_published_results_are_complete():
-    rows = published()
+    rows = published(make_run())
     assert len(rows) > 5
     assert all(all(row) for row in rows)
+    other = PROTOCOL | {"data": PROTOCOL["data"] | {"dataset": "CIFAR10", "binarization": "none"}}
+    assert published(dataclasses.replace(make_run(), protocol=other)) == []
     assert nll_cell({"nll_nats": "85.1", "importance_samples": "200"}) == "85.1 (200 samples)"
     assert nll_cell({"nll_nats": "", "importance_samples": ""}) == "–"
 
