@@ -14,6 +14,7 @@ from flowvae.checkpoint import Checkpoints
 from flowvae.config import EvaluationConfig
 from flowvae.data.arrays import Metadata, open_images
 from flowvae.evaluation import evaluate
+from flowvae.training import epochs_for
 from flowvae.training_state import EpochRecord
 from flowvae.vae import VAE, VAEConfig
 from flowvae.workers import Alone
@@ -134,11 +135,12 @@ def describe(params: Params, metadata: Metadata) -> str:
     several = len(budget.seeds) > 1
     seeds = f"seeds {', '.join(map(str, budget.seeds))}" if several else f"seed {budget.seeds[0]}"
     interval = "bars: 95% intervals over seeds" if several else "one seed, so no intervals"
-    epochs = "1 epoch" if first.epochs == 1 else f"{first.epochs} epochs"
-    values = describe_values(metadata.binarization)
+    num_images, values = metadata.counts["train"], describe_values(metadata.binarization)
+    num_epochs = epochs_for(num_images, first)
+    epochs = "1 epoch" if num_epochs == 1 else f"{num_epochs} epochs"
     return (
         f"{section.capitalize()} {params.sweep.budget!r}: {metadata.dataset}, {values}\n"
-        f"{epochs} of {metadata.counts['train']:,} images, {seeds} ({interval})"
+        f"{epochs} of {num_images:,} images, {seeds} ({interval})"
     )
 
 

@@ -5,12 +5,12 @@ import torch
 from project import ROOT, edit_params, shrink
 
 from flowvae.checkpoint import NoCheckpoints
-from flowvae.data.arrays import read_metadata
+from flowvae.data.arrays import Metadata, read_metadata
 from flowvae.errors import InputError
 from pipeline.params import load_params
 from pipeline.points import Point, check_sweep, grid, resolve
 from pipeline.sweeps import SweepConfig
-from pipeline.trials import SPEED, columns, run_trial, trial_at
+from pipeline.trials import SPEED, columns, describe, run_trial, trial_at
 
 REAL_NVP = {
     "flow": "real_nvp",
@@ -92,6 +92,18 @@ def test_a_trial_scores_a_model(edited, trial):
     assert set(row) == {*columns(params), SPEED}
     assert row["negative_elbo_nats"] == pytest.approx(row["reconstruction_nats"] + row["kl_nats"], abs=1e-3)
     assert (row["status"], row["reason"], row["epochs"]) == ("finished", "", 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"), [({"min_steps": 0}, "1 epoch"), ({"min_steps": 41, "batch_size": 100}, "5 epochs")]
+)
+def test_a_figure_says_how_long_its_trials_were(edited, settings, said):
+    """`min_steps` may make them longer than `epochs`."""
+    params = edited(lambda tiny: tiny.update(settings={"training": {"epochs": 1} | settings}))
+    data = Metadata.model_construct(dataset="MNIST", binarization="static", counts={"train": 1000})
+    assert describe(params, data) == (
+        f"Sweep 'tiny': MNIST, static binarization\n{said} of 1,000 images, seed 0 (one seed, so no intervals)"
+    )
 
 
 @pytest.mark.parametrize(
