@@ -3,7 +3,8 @@
 import sys
 import urllib.request
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent import futures
+from http.client import HTTPException
 from pathlib import Path
 
 from flowvae.data.config import DataConfig
@@ -51,10 +52,10 @@ def download(dataset: Dataset, data: DataConfig) -> None:
 
 def any_answers(addresses: Sequence[str]) -> bool:
     """Whether one address answers soon. The download itself has no time limit, so a dead network would hang it."""
-    pool = ThreadPoolExecutor(len(addresses))
+    pool = futures.ThreadPoolExecutor(len(addresses))
     try:
         return any(pool.map(answers, addresses, timeout=2 * PROBE_SECONDS))
-    except TimeoutError:
+    except futures.TimeoutError:  # in Python 3.10 not the built-in one
         return False
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
@@ -65,5 +66,5 @@ def answers(address: str) -> bool:
     try:
         with urllib.request.urlopen(request, timeout=PROBE_SECONDS) as response:
             return response.status == 200
-    except OSError:
+    except (OSError, HTTPException):
         return False

@@ -41,7 +41,8 @@ def table(rows: Rows) -> list[tuple[str, ...]]:
 
 
 def cells(family: str, depth: int, group: Rows) -> tuple[str, ...]:
-    diverged = f"{sum(map(has_diverged, group))} of {len(group)}"
+    failed = sum(row["status"] == "failed" for row in group)
+    diverged = f"{sum(map(has_diverged, group))} of {len(group)}" + (f" ({failed} failed)" if failed else "")
     finished = [row for row in group if row["status"] == "finished"]
     if not finished:
         return (family, str(depth), diverged, "–", "–", "–", "–")

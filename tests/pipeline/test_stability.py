@@ -32,7 +32,7 @@ def test_table():
     assert all(len(line) == len(HEADINGS) for line in lines)
     assert lines[0] == ("none", "2", "0 of 2", "92.00 ± 0.50 (sd 1.41)", "30.0", "300.0", "2,000")
     assert lines[1] == ("none", "40", "1 of 2", "90.00 ± 0.50", "30.0", "100.0", "2,000")
-    assert lines[2] == ("batch-norm", "2", "1 of 2", "–", "–", "–", "–")
+    assert lines[2] == ("batch-norm", "2", "1 of 2 (1 failed)", "–", "–", "–", "–")
 
 
 def test_divergence_is_a_rate_over_seeds_and_a_failure_is_none():
