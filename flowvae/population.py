@@ -51,8 +51,8 @@ def recompute_statistics(
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
                 posterior = vae.posterior(x)
             posterior.rsample_and_log_prob(noise)
-    for layer, batches in zip(layers, seen, strict=True):
-        mean, variance = pool(batches)
+    for layer, moments in zip(layers, seen, strict=True):
+        mean, variance = pool(moments)
         layer.mean.copy_(mean)
         layer.variance.copy_(variance)
 

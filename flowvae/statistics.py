@@ -64,7 +64,8 @@ class BatchStatistics(nn.Module):
 class PopulationStatistics(nn.Module):
     """Mean and variance that normalise a batch: its own in training, those of the population in evaluation.
 
-    A global batch of a single row has no variance; in training it is given the population's moments.
+    A global batch of a single row has no variance; in training it is given the population's moments, which are
+    mean 0 and variance 1 until they are first computed.
 
     Args:
         num_features: features.

@@ -276,9 +276,10 @@ def validate(
     device, dtype = images.device, next(vae.parameters()).dtype
     draws = generator(device, seed, "latent")
     sums = torch.zeros(3, device=device, dtype=dtype)
-    for indices in torch.arange(len(images), device=device).split(validation_batch(images)):
+    batches = torch.arange(len(images), device=images.pixels.device).split(validation_batch(images))
+    for indices, pixels in gathered(images, batches, workers.share):
         share = workers.share(len(indices))
-        x = images.batch(indices, dtype, draws, share)
+        x = images.read(pixels, len(indices), dtype, draws, share)
         noise = torch.randn(len(indices), vae.latent_dim, dtype=dtype, device=device, generator=draws)[share]
         with autocast(device, precision):
             sums += loss_terms(vae(x, noise)).sum(1)

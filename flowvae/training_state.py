@@ -80,6 +80,8 @@ class TrainingState:
 
     def end_epoch(self, record: EpochRecord) -> None:
         """Keep the weights if they are the best so far."""
+        for own, measured in zip(self.vae.buffers(), self.scored.buffers(), strict=True):
+            own.copy_(measured)  # population statistics, which a batch of one image is normalised by
         self.records.append(record)
         self.epochs_since_best += 1
         if record.valid_negative_elbo < self.best:

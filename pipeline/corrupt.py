@@ -26,6 +26,7 @@ def check_corrupt(source: Source, corrupt: Mapping[str, Corrupt], limit: float) 
         for i, reason in found.items()
     ]
     if not lines:
+        LIST.unlink(missing_ok=True)  # of an earlier run
         return
     lines = [line.encode(errors="backslashreplace").decode() for line in lines]
     write_text(LIST, "\n".join(lines) + "\n")

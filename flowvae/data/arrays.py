@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from flowvae.errors import InputError
 from flowvae.files import sha256, write_atomically
 
 METADATA = "metadata.json"
-WRITTEN_AT_ONCE = 500  # images
+WRITTEN_AT_ONCE, BYTES_AT_ONCE = 500, 16 << 20  # images, fewer where they are large
 MOST_OF_A_GPU = 0.5  # of its free memory, that images may take
 READINGS: dict[str, Reading] = {
     "static": "bits",
@@ -73,8 +74,10 @@ def write_arrays(
         metadata: the fields of `Metadata` that do not follow from the arrays.
     """
     for number, split in enumerate(SPLITS):
-        rows, chunks = images[split], map(torch.from_numpy, images[split].chunks(WRITTEN_AT_ONCE))
+        rows = images[split]
         shape = (len(rows), *rows.image_shape)
+        at_once = min(WRITTEN_AT_ONCE, max(1, BYTES_AT_ONCE // math.prod(rows.image_shape)))
+        chunks = map(torch.from_numpy, rows.chunks(at_once))
         write_atomically(folder / f"{split}.npy", partial(_write_array, shape, write_as(chunks, number)))
     buffer = io.BytesIO()  # to a file, NumPy hides why a write failed
     np.save(buffer, test_labels)

@@ -15,7 +15,8 @@ from typing import Any
 from PIL import Image, ImageOps
 
 WHITE = (255, 255, 255, 255)
-# Of Pillow's modes that hold more than 8 bits: what brings their values to 0 ... 255.
+MAX_16_BITS = 65535
+# Of Pillow's modes that hold 16 bits, as "I" does with some formats: what brings their values to 0 ... 255.
 SCALES = {"I": 1 / 257, "I;16": 1 / 257, "I;16B": 1 / 257, "I;16L": 1 / 257, "I;16N": 1 / 257}
 
 
@@ -57,6 +58,8 @@ def to_8_bits(image: Image.Image, mode: str) -> Image.Image:
     """
     if image.mode == "F":
         raise ValueError("floating-point values, whose range is not known")
+    if image.mode == "I" and not 0 <= min(image.getextrema()) <= max(image.getextrema()) <= MAX_16_BITS:
+        raise ValueError("32-bit values, whose range is not known")
     if image.mode in SCALES:
         scale = SCALES[image.mode]
         image = image.convert("I").point(lambda value: value * scale + 0.5).convert("L")

@@ -6,6 +6,7 @@ in there is a line each of a journal: a run that was killed leaves both, and the
 
 import hashlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from flowvae.data import decoding
 from flowvae.data.rows import ImageFiles, Rows, Source
 from flowvae.errors import InputError
 
-CHUNK = 256  # images that a process decodes at a time
+CHUNK, CHUNK_BYTES = 256, 8 << 20  # images that a process decodes at a time, fewer where they are large
 JOURNAL = "journal"
 Corrupt = dict[int, str]  # why an image could not be read, by its position
 
@@ -54,7 +55,7 @@ def work_id(images: Mapping[str, ImageFiles]) -> str:
     """A hash of all that the decoded bytes depend on: what was begun under another one is of no use."""
     how = json.dumps({split: dict(files.how) for split, files in images.items()}, sort_keys=True)
     code = Path(decoding.__file__).read_bytes()
-    words = (fingerprint(images), how, str(CHUNK), PIL.__version__)
+    words = (fingerprint(images), how, str((CHUNK, CHUNK_BYTES)), PIL.__version__)
     return hashlib.sha256("\n".join(words).encode() + code).hexdigest()[:16]
 
 
@@ -83,11 +84,11 @@ def decode_files(
     with Journal(work / JOURNAL) as journal:
         todo = [key for key in all_chunks(images) if key not in journal.done]
         total = sum(map(len, images.values()))
-        done = total - sum(min(CHUNK, len(images[split]) - start) for split, start in todo)
+        done = total - sum(size_of_chunk(images[split], start) for split, start in todo)
         on_progress(done, total)
         for (split, start), corrupt in decoded(images, work, todo, num_processes):
             journal.add(split, start, corrupt)
-            done += min(CHUNK, len(images[split]) - start)
+            done += size_of_chunk(images[split], start)
             on_progress(done, total)
         corrupt = journal.corrupt(images)
     kept = {split: np.setdiff1d(np.arange(len(images[split])), list(corrupt[split])) for split in images}
@@ -111,15 +112,24 @@ def image_files(source: Source) -> dict[str, ImageFiles]:
 
 def all_chunks(images: Mapping[str, ImageFiles]) -> Iterator[tuple[str, int]]:
     """(split, first image) of each chunk."""
-    return ((split, start) for split, files in images.items() for start in range(0, len(files), CHUNK))
+    return ((split, start) for split, files in images.items() for start in range(0, len(files), chunk_of(files)))
+
+
+def chunk_of(files: ImageFiles) -> int:
+    """Images of a chunk; a process holds all of them."""
+    return min(CHUNK, max(1, CHUNK_BYTES // math.prod(files.image_shape)))
+
+
+def size_of_chunk(files: ImageFiles, start: int) -> int:
+    """Images of the chunk that begins there; the last one is shorter."""
+    return min(chunk_of(files), len(files) - start)
 
 
 def raw_array(path: Path, files: ImageFiles) -> np.ndarray:
     """The file of an array without a header, as a memory map; blank where it is new."""
     shape = (len(files), *files.image_shape)
-    if not path.exists():
-        with path.open("wb") as file:
-            file.truncate(int(np.prod(shape)))
+    with path.open("ab") as file:
+        file.truncate(math.prod(shape))  # each time: a kill may have come between the two
     return np.memmap(path, np.uint8, "r", shape=shape) if len(files) else np.empty(shape, np.uint8)
 
 
@@ -188,9 +198,9 @@ def request(files: ImageFiles, path: Path, start: int) -> dict[str, Any]:
     """What a process is to do: the keyword arguments of `decoding.decode_into`."""
     return {
         "path": str(path),
-        "offset": start * int(np.prod(files.image_shape)),
+        "offset": start * math.prod(files.image_shape),
         "folder": str(files.folder),
-        "names": list(files.names[start : start + CHUNK]),
+        "names": list(files.names[start : start + chunk_of(files)]),
         "how": dict(files.how),
     }
 

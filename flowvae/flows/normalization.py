@@ -123,7 +123,8 @@ class ActNormLayer(NormLayer):
 
     @torch.no_grad()
     def _initialize(self, x: Tensor) -> None:
-        _, mean, variance = self.statistics(x)
+        count, mean, variance = self.statistics(x)
+        variance = torch.where(count > 1, variance, 1)  # a single row has none
         self.log_scale.copy_(-0.5 * variance.clamp_min(EPSILON).log())
         self.shift.copy_(-mean * self.log_scale.exp())
         self.initialized.fill_(True)

@@ -60,8 +60,8 @@ def log_level_prob(x: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
     """log P of the level x under a logistic variable rounded to the 256 levels of [-1, 1], in nats, elementwise.
 
     P is a difference of sigmoids at the edges a > b of the level's bin, where the first bin has b = -inf and the
-    last a = inf. Since sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)), and a - b is the width of
-    the bin over the scale, no two close numbers are ever subtracted.
+    last a = inf. Here sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)), where nothing cancels in the
+    tails. a - b is the width of the bin over the scale, 0.001 at least, so 1 - exp(b - a) has four digits in float32.
 
     Args:
         x: levels 2k / 255 - 1, without a gradient.

@@ -230,6 +230,13 @@ def test_floating_point_has_no_range(tmp_path):
         pixels(path, 8, 8)
 
 
+@pytest.mark.parametrize("value", [65536, -1])
+def test_32_bit_values_have_no_range(tmp_path, value):
+    Image.fromarray(np.where(GREY > 100, value, 0).astype(np.int32)).save(path := tmp_path / "x.tiff")
+    with pytest.raises(ValueError, match="range is not known"):
+        pixels(path, 8, 8)
+
+
 def test_cmyk(tmp_path):
     Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(path := tmp_path / "red.jpg", quality=100)
     red, green, blue = pixels(path, 8, 8)

@@ -95,6 +95,13 @@ def test_act_norm_before_its_first_batch_is_the_identity():
     assert torch.equal(out, z) and not ladj.any() and not layer.initialized
 
 
+def test_act_norm_of_one_row_shifts_alone():
+    layer, z = ActNormLayer(FEATURES, 1).double(), 3 * random(0, 1, FEATURES) + 5
+    out, ladj = layer().call_and_ladj(z)
+    torch.testing.assert_close(out, torch.zeros_like(out))
+    assert not ladj.any() and layer.initialized
+
+
 def test_act_norm_starts_once_then_trains_and_knows_it_after_a_resume():
     layer, other = ActNormLayer(FEATURES, 1).double(), ActNormLayer(FEATURES, 1).double()
     layer().call_and_ladj(3 * random(0, 4, FEATURES))

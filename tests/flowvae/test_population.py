@@ -116,6 +116,17 @@ def test_what_is_kept_has_the_statistics_of_its_own_weights(average_decay):
     assert any(mean.abs().max() > 1e-3 for mean in kept[::2])
 
 
+@pytest.mark.parametrize("average_decay", [0.0, 0.8])
+def test_a_batch_of_one_image_in_training_meets_statistics_that_were_measured(average_decay):
+    """Of the averaged weights, where weights are averaged: nobody measures those of the others."""
+    vae = tiny_vae("real_nvp", settings=NORMALISED[0][1], std=0)
+    seen = []
+    config = training_config(epochs=2, average_decay=average_decay)
+    fit(vae, TRAIN, VALID, config, seed=0, on_step=lambda step, num_steps: seen.append(buffers_of(vae)))
+    first, last = seen[0], seen[-1]
+    assert not any(mean.any() for mean in first[::2]) and all(mean.any() for mean in last[::2])
+
+
 def test_dynamic_images_are_drawn_alike_at_each_call():
     grey = ImageSet(torch.arange(20 * 16, dtype=torch.uint8).view(20, 1, 4, 4), "dynamic")
     vae = tiny_vae("real_nvp", settings=NORMALISED[0][1])

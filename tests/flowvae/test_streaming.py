@@ -98,6 +98,24 @@ def test_corrupt_images_are_named_and_left_out(folder, damaged, tmp_path):
 LOST = {"train": ["0003.jpg", "0300.jpg", "0301.jpg"], "valid": ["0545.jpg"], "test": ["0560.jpg", "0700.jpg"]}
 
 
+def test_large_images_come_in_small_chunks(folder, tmp_path, monkeypatch):
+    """So that what a process holds does not grow with the size of images."""
+    monkeypatch.setattr(streaming, "CHUNK_BYTES", 100 * 90)
+    images, seen = files_in(folder), []
+    rows, _ = decode_files(images, tmp_path, 2, lambda done, total: seen.append(done))
+    assert all(np.array_equal(pixels_of(rows[split]), by_hand(images[split])) for split in COUNTS)
+    assert max(np.diff(seen)) == 100 and len(seen) == 1 + 6 + 1 + 3
+    monkeypatch.setattr(streaming, "CHUNK_BYTES", 1)
+    assert len(list(streaming.all_chunks(images))) == sum(COUNTS.values())
+
+
+def test_a_run_that_was_killed_before_its_array_had_a_size_goes_on(folder, tmp_path):
+    images = files_in(folder)
+    (tmp_path / "train.raw").touch()
+    rows, _ = decode_files(images, tmp_path, 2, quiet)
+    assert np.array_equal(pixels_of(rows["train"]), by_hand(images["train"]))
+
+
 def test_what_is_done_is_not_done_again(folder, tmp_path):
     """Chunks that the journal has are taken as they lie there; all others are decoded, whatever lies there."""
     images = files_in(folder)

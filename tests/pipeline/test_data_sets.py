@@ -152,6 +152,11 @@ def test_corrupt_images_are_refused(project, run_stage, complaint, some_corrupt)
     listed = (project / "logs/prepare/corrupt.txt").read_text().splitlines()
     assert {Path(entry.partition(": ")[0]).name for entry in listed} == {"00007.png", "00008.png", "00050.png"}
     assert not (project / "data/prepared").exists()
+    for entry in listed:
+        Path(entry.partition(": ")[0]).unlink()
+    run_stage(project, "fetch")
+    assert run_stage(project, "prepare").code == 0
+    assert not (project / "logs/prepare/corrupt.txt").exists()  # it was of the run before
 
 
 def test_corrupt_images_below_the_limit_are_left_out_and_said_so(project, run_stage, some_corrupt):
