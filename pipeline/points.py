@@ -104,8 +104,8 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_sweeps(params: Params) -> Iterator[str]:
     """What is wrong with `sweep` and `stability` beyond their schema, a line each."""
-    yield from check_sweep(params)
-    yield from check_sweep(params.with_stability_as_sweep())
+    for each in (params, params.with_stability_as_sweep()):
+        yield from dict.fromkeys(check_sweep(each))
 
 
 def check_sweep(params: Params) -> Iterator[str]:
@@ -131,4 +131,4 @@ def check_sweep(params: Params) -> Iterator[str]:
             if not problem and depth == min(family.num_transforms):  # whether models fit depends on no depth
                 problem = misfit(params.data, sections["model"], sections["flow"])
             if problem:
-                yield f"{where}, {name} with k = {depth}: {problem}"
+                yield f"{where}, {name}: {problem}"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from concurrent import futures
 from http.client import HTTPException
 from pathlib import Path
+from urllib.error import HTTPError
 
 from flowvae.data.config import DataConfig
 from flowvae.data.datasets import Dataset
@@ -65,6 +66,8 @@ def answers(address: str) -> bool:
     request = urllib.request.Request(address, method="HEAD")
     try:
         with urllib.request.urlopen(request, timeout=PROBE_SECONDS) as response:
-            return response.status == 200
+            return response.status < 500
+    except HTTPError as error:  # whoever refuses this question may yet give the file
+        return error.code < 500
     except (OSError, HTTPException):
         return False

@@ -1,5 +1,6 @@
 """Plots of the report. PNG without dates, so that the same numbers give the same bytes."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.axes._secondary_axes import SecondaryAxis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -47,8 +49,19 @@ def learning_curves(runs: Sequence[Run], path: Path) -> None:
         best = min(losses)
         visible = max(VISIBLE_NATS, VISIBLE_SHARE * abs(best))
         panels[0].set(ylabel="−ELBO (nats)", ylim=(best - 0.08 * visible, best + visible))
-        panels[1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        if runs[0].eight_bit:
+            bits = bits_axis(panels[1], runs[0].image_shape)
+            bits.set(ylabel="−ELBO (bits per dimension)")
+        panels[1].legend(loc="center left", bbox_to_anchor=(1.2 if runs[0].eight_bit else 1, 0.5))
         save_png(figure, path)
+
+
+def bits_axis(panel: Axes, image_shape: Sequence[int]) -> SecondaryAxis:
+    """A second axis beside one in nats per image."""
+    nats_per_bit = math.prod(image_shape) * math.log(2)
+    return panel.secondary_yaxis(
+        "right", functions=(lambda nats: nats / nats_per_bit, lambda bits: bits * nats_per_bit)
+    )
 
 
 def nll_against_depth(rows: Sequence[Summary], path: Path) -> None:

@@ -21,9 +21,10 @@ SWEEP_CAPTION = (
 )
 STABILITY_CAPTION = (
     "The stability study (reports/stability.csv): Real NVP with each normalisation at each depth, within the budget "
-    "above the panels. 'both' is weight norm in s and t, and batch norm after each transformation. A run has diverged "
-    "when its loss is not finite. Gradient norms are those before clipping, over the whole run; ± is one standard "
-    "error over test images; images per second are those of training with validation, several trials at a time."
+    "above the panels; 'both' is weight norm in s and t, and batch norm after each transformation. A run has diverged "
+    "when its loss is not finite; one that gets lost with a finite loss shows in its NLL. Gradient norms are those "
+    "before clipping, over the whole run; ± is one standard error over test images; images per second are those of "
+    "training with validation, several trials at a time."
 )
 PUBLISHED_NOTE = "Each with its own protocol, so not comparable with the table above, nor always with each other."
 PUBLISHED_HEADINGS = ("source", "data", "posterior", "k", "−ELBO", "NLL", "protocol", "checked")

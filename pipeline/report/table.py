@@ -43,7 +43,7 @@ METRICS = (
 )
 PROTOCOL = {
     "flow": {"flow", "num_transforms"},
-    "data": {"dataset", "binarization", "binarization_seed", "split", "counts", "banner"},
+    "data": {"dataset", "binarization", "binarization_seed", "split", "counts", "banner", "image_shape"},
     "training": {"batch_size"},
     "evaluation": {"num_elbo_samples", "num_importance_samples", "num_nll_images"},
 }  # what this module reads, by section
@@ -67,6 +67,16 @@ class Run:
     @property
     def num_transforms(self) -> int:
         return self.protocol["flow"]["num_transforms"]
+
+    @property
+    def eight_bit(self) -> bool:
+        """Whether the images have 8-bit values, and bits per dimension say more than nats."""
+        return eight_bit(self.protocol["data"]["binarization"])
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return tuple(self.protocol["data"]["image_shape"])
 
     def row(self) -> dict[str, Any]:
         """A row of results.csv."""
@@ -216,7 +226,7 @@ BITS_HEADINGS = ("−ELBO, bits/dim", "NLL, bits/dim")
 
 def table(runs: Sequence[Run], rows: Iterable[Summary]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Headings and rows, as text; 8-bit data have bits per dimension at the end."""
-    if not eight_bit(runs[0].protocol["data"]["binarization"]):
+    if not runs[0].eight_bit:
         return HEADINGS, [cells(row) for row in rows]
     return HEADINGS + BITS_HEADINGS, [cells(row) + bits_cells(row) for row in rows]
 
@@ -254,7 +264,7 @@ def describe_protocol(runs: list[Run], reference: str) -> str:
     protocol = runs[0].protocol
     data, training, evaluation = protocol["data"], protocol["training"], protocol["evaluation"]
     seeds = sorted({run.seed for run in runs})
-    counts, levels = data["counts"], eight_bit(data["binarization"])
+    counts, levels = data["counts"], runs[0].eight_bit
     drawn = "" if levels else f" (seed {data['binarization_seed']})"
     bits = ", the last two columns in bits per dimension" if levels else ""
     most = "at most " if training.get("patience") else ""

@@ -40,6 +40,7 @@ PROTOCOL = {
         "binarization": "static",
         "binarization_seed": 0,
         "split": "in order",
+        "image_shape": [1, 28, 28],
         "counts": {"train": 50_000, "valid": 10_000, "test": 10_000},
         "banner": None,
     },

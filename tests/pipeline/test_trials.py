@@ -128,7 +128,7 @@ def test_a_figure_says_how_long_its_trials_were(edited, settings, said):
                 "settings": {"model": {"latent_shape": [1]}},
                 "families": {"deep": {"flow": REAL_NVP, "num_transforms": [4, 2]}},
             },
-            "deep with k = 2: expected a latent of at least 2 dimensions for real_nvp",
+            "deep: expected a latent of at least 2 dimensions for real_nvp",
         ),
         ({"families": {"planet": {"flow": {"flow": "planet"}, "num_transforms": [1]}}}, "flow.flow: expected one of"),
         ({"families": {"none": {"flow": {"flow": "none"}, "num_transforms": [3]}}}, "flow.num_transforms: "),
