@@ -1,5 +1,6 @@
 """Population statistics: what batch norm uses in evaluation, measured at the weights that are evaluated."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -27,7 +28,7 @@ def recompute_statistics(
 
     "Precise batch norm" (Wu & Johnson 2021, arXiv:2105.07576, section 3): forward passes in training mode,
     whose batches' moments are pooled exactly. One draw of z per image, the same at each call; the decoder is
-    not needed. Batches are large (POPULATION_BATCH), so that they normalise almost as the population will.
+    not needed. Batches are large (`population_batch`), so that they normalise almost as the population will.
 
     Args:
         vae: the model, on the device of the images; without such statistics nothing happens.
@@ -43,7 +44,7 @@ def recompute_statistics(
     draws = generator(device, seed, "population")
     vae.train()
     with recording(layers) as seen:
-        batches = torch.arange(len(images), device=images.pixels.device).split(POPULATION_BATCH)
+        batches = torch.arange(len(images), device=images.pixels.device).split(population_batch(images))
         for indices, pixels in gathered(images, batches, workers.share):
             share = workers.share(len(indices))
             x = images.read(pixels, len(indices), dtype, draws, share)
@@ -82,4 +83,10 @@ def note(batches: list[Moments]) -> Callable[..., None]:
     return lambda module, inputs, moments: batches.append(moments)
 
 
-POPULATION_BATCH = 500
+def population_batch(images: ImageSet) -> int:
+    """Images at once: fewer where they are large, but enough for moments like those of the population."""
+    return max(FEWEST, min(POPULATION_BATCH, POPULATION_VALUES // math.prod(images.image_shape)))
+
+
+FEWEST, POPULATION_BATCH = 100, 500
+POPULATION_VALUES = POPULATION_BATCH * 3 * 64 * 64  # of pixels, for which the encoder needs memory

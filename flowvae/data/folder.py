@@ -69,26 +69,30 @@ def list_images(folder: Path, data: DataConfig) -> ImageFiles:
 
 
 def walk(folder: Path) -> Iterator[str]:
-    """Names of all files under a folder, relative to it, with /. A link that leads back into itself is not followed."""
+    """Names of all files under a folder, relative to it, with /; a folder that a link leads to again counts once."""
 
     def refuse(error: OSError) -> None:
         raise InputError(f"data.folder.path: {error.filename}: cannot be read ({error.strerror}); mend it") from error
 
-    seen = set()
+    def is_new(path: str) -> bool:
+        real = os.path.realpath(path)
+        return not (real in seen or seen.add(real))
+
+    seen = {os.path.realpath(folder)}
     for path, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        seen.add(os.path.realpath(path))
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".") and os.path.realpath(os.path.join(path, name)) not in seen
-        ]
+        visible = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = [name for name in visible if is_new(os.path.join(path, name))]
         place = Path(path).relative_to(folder)
         yield from ((place / name).as_posix() for name in files if not name.startswith("."))
 
 
 def image_endings() -> set[str]:
-    """Of the formats that Pillow reads: .png, .jpg, ..."""
-    return {ending for ending, form in Image.registered_extensions().items() if form in Image.OPEN}
+    """Of the formats that Pillow reads by itself: .png, .jpg, ..."""
+    formats = Image.OPEN.keys() - KNOWN_BUT_NOT_READ
+    return {ending for ending, form in Image.registered_extensions().items() if form in formats}
+
+
+KNOWN_BUT_NOT_READ = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # without another program
 
 
 BY_FOLDERS = "by its folders"

@@ -132,6 +132,7 @@ def test_a_link_back_is_not_followed_for_ever(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     fill(tmp_path / "elsewhere", "10.png")
     (tmp_path / "images/more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "images/same").symlink_to(tmp_path / "images/a")  # or an image would be in training and in test
     assert sum(map(len, names_of(read(tmp_path / "images")).values())) == 10
 
 

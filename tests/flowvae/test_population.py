@@ -76,6 +76,7 @@ def test_one_batch_of_everything_leaves_evaluation_as_training_was(family, setti
 
 def test_moments_are_measured_at_the_weights_as_they_are(monkeypatch):
     monkeypatch.setattr(population, "POPULATION_BATCH", 7)
+    monkeypatch.setattr(population, "FEWEST", 1)
     vae = tiny_vae("real_nvp", settings=NORMALISED[0][1])
     recompute_statistics(vae, TRAIN, seed=0)
     first = buffers_of(vae)
