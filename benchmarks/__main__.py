@@ -22,6 +22,7 @@ BENCHMARKS = (
     "scaling",
     "sweep",
     "workflow",
+    "workflow_overhead",
     "pipeline_over_bare_loop",
 )
 RESULTS = Path(__file__).with_name("results.json")
