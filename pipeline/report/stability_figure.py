@@ -4,6 +4,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullLocator, StrMethodFormatter
 
 from pipeline.report.depth import MARKERS, curve
 from pipeline.report.figures import STYLE, save_png
@@ -34,7 +35,7 @@ def stability_figure(rows: Rows, title: str, path: Path) -> None:
         for panel in panels[1]:
             panel.set(xlabel="k, number of transformations")
             panel.set_xticks(ticks, [str(tick) for tick in ticks])
-            panel.xaxis.set_tick_params(which="minor", bottom=False)
+            panel.xaxis.set_minor_locator(NullLocator())
         figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
         figure.suptitle(title, fontsize=10)
         save_png(figure, path)
@@ -53,3 +54,5 @@ def draw(panel: Axes, rows: Rows, column: str) -> None:
     panel.set(ylabel=PANELS[column], xscale="log")
     if column in LOGARITHMIC:
         panel.set(yscale="log")
+        for formatted in (panel.yaxis.set_major_formatter, panel.yaxis.set_minor_formatter):
+            formatted(StrMethodFormatter("{x:,.0f}"))
