@@ -83,6 +83,7 @@ def write_project(project: Path, images: Path) -> None:
     params = yaml.load(root / "params.yaml")
     params["data"].update(name="folder", binarization="none")
     params["data"]["folder"].update(path=str(images), size=[64, 64], color=True)
+    params["model"]["likelihood"] = {"name": "discretized_logistic"}
     yaml.dump(params, project / "params.yaml")
 
 
