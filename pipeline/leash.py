@@ -17,18 +17,24 @@ SECONDS_TO_END = 5  # after SIGTERM, before SIGKILL
 
 def main() -> int:
     process = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, start_new_session=True)
-    threading.Thread(target=end_when_let_go, args=(process,), daemon=True).start()
-    return process.wait()
+    let_go = threading.Event()
+    watcher = threading.Thread(target=end_when_let_go, args=(process, let_go), daemon=True)
+    watcher.start()
+    code = process.wait()
+    if let_go.is_set():
+        watcher.join()  # the command has ended; what it started may not have
+    return code
 
 
-def end_when_let_go(process: subprocess.Popen[bytes]) -> None:
+def end_when_let_go(process: subprocess.Popen[bytes], let_go: threading.Event) -> None:
     os.read(sys.stdin.fileno(), 1)
+    let_go.set()
     end(process)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
     """The process with all that it has started, in whatever session."""
-    with suppress(psutil.NoSuchProcess):
+    with suppress(psutil.NoSuchProcess, ProcessLookupError):
         family = psutil.Process(process.pid)
         members = [family, *family.children(recursive=True)]
         os.killpg(process.pid, signal.SIGTERM)

@@ -16,6 +16,7 @@ from pipeline.reproduction import LEASH, Children, reason
 SLEEPERS = (
     "import subprocess, sys; subprocess.Popen(['sleep', '600'], start_new_session=True); print('up', flush=True); "
 )
+MEEK = SLEEPERS + "import time; time.sleep(600)"  # ends at once when told to, and leaves its child behind
 STUBBORN = SLEEPERS + "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); subprocess.run(['sleep', '600'])"
 
 
@@ -27,16 +28,17 @@ def wait_until(condition):
 
 
 @pytest.mark.parametrize("how", ["close", "kill"])
-def test_a_leash_ends_all_that_the_command_has_started(how):
+@pytest.mark.parametrize(("command", "size"), [(MEEK, 3), (STUBBORN, 4)], ids=["meek", "stubborn"])
+def test_a_leash_ends_all_that_the_command_has_started(how, command, size):
     """In whatever session, and whether or not it listens to SIGTERM; also when the parent is killed."""
     holder = (
         f"import subprocess, sys, time; p = subprocess.Popen([sys.executable, {str(LEASH)!r}, sys.executable, '-c', "
-        f"{STUBBORN!r}], stdin=subprocess.PIPE, start_new_session=True); sys.stdin.read(); p.stdin.close(); p.wait()"
+        f"{command!r}], stdin=subprocess.PIPE, start_new_session=True); sys.stdin.read(); p.stdin.close(); p.wait()"
     )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", holder], text=True, **pipes) as parent:
         assert parent.stdout.readline() == "up\n"
-        wait_until(lambda: len(psutil.Process(parent.pid).children(recursive=True)) == 4)
+        wait_until(lambda: len(psutil.Process(parent.pid).children(recursive=True)) == size)
         family = psutil.Process(parent.pid).children(recursive=True)
         if how == "close":
             parent.stdin.close()
