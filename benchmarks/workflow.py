@@ -15,7 +15,6 @@ from tempfile import TemporaryDirectory
 
 DVC = [sys.executable, "-m", "dvc", "repro"]
 WORKFLOW = [sys.executable, "-m", "pipeline.workflow"]
-ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
 def measure() -> list[dict[str, object]]:

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 from dvc.repo import Repo
 
-from benchmarks.workflow import DVC, ONE_THREAD, WORKFLOW, clone, entry, timed
+from benchmarks.workflow import DVC, WORKFLOW, clone, entry, timed
 from pipeline.overrides import with_overrides
 
 ROUNDS = 5
@@ -23,7 +23,7 @@ QUICK = [
     "evaluation.num_importance_samples=2",
     "evaluation.num_nll_images=10",
 ]
-SETTINGS = ONE_THREAD | {"FLOWVAE_DEVICE": "cpu"}
+SETTINGS = {"OMP_NUM_THREADS": "1", "FLOWVAE_DEVICE": "cpu"}
 
 
 def measure() -> list[dict[str, object]]:
