@@ -14,7 +14,7 @@ from torch import Tensor
 
 from flowvae.objectives import elbo
 from flowvae.schedules import learning_rate
-from flowvae.training import TrainingConfig
+from flowvae.training_config import TrainingConfig
 from flowvae.vae import VAE, build_vae
 from pipeline.params import load_params
 

@@ -19,7 +19,8 @@ import torch
 
 from flowvae.data.arrays import open_images
 from flowvae.data.images import ImageSet
-from flowvae.training import TrainingConfig, fit
+from flowvae.training import fit
+from flowvae.training_config import TrainingConfig
 from flowvae.vae import build_vae
 from flowvae.workers import Alone, Workers
 from pipeline.device import keep_freed_memory

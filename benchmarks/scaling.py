@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from flowvae.training import backward, clip_gradients
+from flowvae.gradients import backward, clip_gradients
 from flowvae.vae import VAEConfig, build_vae
 from flowvae.workers import Alone
 from pipeline.params import load_params

@@ -50,6 +50,12 @@ def importance_weighted_bound(densities: LogDensities, kl_weight: float = 1.0) -
     return log_mean_exp(elbo(densities, kl_weight))
 
 
+def loss_terms(densities: LogDensities) -> Tensor:
+    """-ELBO, -log p(x|z) and KL in nats, the mean over draws, shape (3, batch)."""
+    terms = torch.stack((-elbo(densities), -densities.log_likelihood, kl(densities)))
+    return terms.mean(1) if terms.dim() > 2 else terms
+
+
 def log_mean_exp(values: Tensor) -> Tensor:
     """log of the mean of exp(values) over the first axis, shape values.shape[1:]."""
     return torch.logsumexp(values, dim=0) - math.log(len(values))

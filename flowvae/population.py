@@ -7,8 +7,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from flowvae.data.batches import gathered
+from flowvae.data.batches import one_draw_each
 from flowvae.data.images import ImageSet
+from flowvae.precision import Precision, autocast
 from flowvae.randomness import generator
 from flowvae.statistics import Moments, PopulationStatistics
 from flowvae.vae import VAE
@@ -21,7 +22,7 @@ def recompute_statistics(
     images: ImageSet,
     *,
     seed: int,
-    precision: str = "float32",
+    precision: Precision = "float32",
     workers: Workers = Alone(),  # noqa: B008
 ) -> None:
     """Set every population mean and variance in `vae` to that over `images`, at the weights as they are.
@@ -40,16 +41,11 @@ def recompute_statistics(
     layers = [module for module in vae.modules() if isinstance(module, PopulationStatistics)]
     if not layers:
         return
-    device, dtype = images.device, next(vae.parameters()).dtype
-    draws = generator(device, seed, "population")
+    dtype, draws = next(vae.parameters()).dtype, generator(images.device, seed, "population")
     vae.train()
     with recording(layers) as seen:
-        batches = torch.arange(len(images), device=images.pixels.device).split(population_batch(images))
-        for indices, pixels in gathered(images, batches, workers.share):
-            share = workers.share(len(indices))
-            x = images.read(pixels, len(indices), dtype, draws, share)
-            noise = torch.randn(len(indices), vae.latent_dim, dtype=dtype, device=device, generator=draws)[share]
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        for x, noise in one_draw_each(images, population_batch(images), vae.latent_dim, dtype, draws, workers.share):
+            with autocast(images.device, precision):
                 posterior = vae.posterior(x)
             posterior.rsample_and_log_prob(noise)
     for layer, moments in zip(layers, seen, strict=True):

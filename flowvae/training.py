@@ -2,53 +2,24 @@
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from flowvae.checkpoint import Checkpoint, Checkpoints, NoCheckpoints
-from flowvae.config import Config, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ProperFraction
 from flowvae.data.batches import gathered
 from flowvae.data.images import ImageSet
-from flowvae.objectives import elbo, importance_weighted_bound, kl
+from flowvae.gradients import backward, clip_gradients, sample_shape
 from flowvae.population import recompute_statistics
 from flowvae.randomness import generator
-from flowvae.schedules import KLWarmup, Schedule, learning_rate
-from flowvae.statistics import left_out
+from flowvae.schedules import learning_rate
+from flowvae.training_config import TrainingConfig
 from flowvae.training_state import EpochRecord, TrainingState
-from flowvae.vae import VAE, LogDensities
+from flowvae.vae import VAE
+from flowvae.validation import validate
 from flowvae.workers import Alone, Workers
-
-
-class TrainingConfig(Config):
-    """One optimization run; `batch_size` is that of the global batch.
-
-    It lasts `epochs`, or as many more as give `min_steps`, so that a small data set is not left with a
-    handful of steps; it ends early after `patience` epochs without a better validation (0: never).
-    The objective is the ELBO, its mean over `num_samples` draws, or the importance-weighted bound on as many.
-    """
-
-    epochs: PositiveInt
-    min_steps: NonNegativeInt
-    patience: NonNegativeInt
-    batch_size: PositiveInt
-    accumulation_steps: PositiveInt
-    objective: Literal["elbo", "importance_weighted"]
-    num_samples: PositiveInt
-    free_nats: NonNegativeFloat
-    kl_warmup: KLWarmup
-    learning_rate: PositiveFloat
-    final_learning_rate: NonNegativeFloat
-    schedule: Schedule
-    weight_decay: NonNegativeFloat
-    max_grad_norm: PositiveFloat
-    average_decay: ProperFraction
-    max_halvings: NonNegativeInt
-    precision: Literal["float32", "bfloat16"]
-    compile: bool
 
 
 class NonFiniteLossError(RuntimeError):
@@ -199,116 +170,6 @@ def capture_finite(state: TrainingState, epoch: int, indices: Tensor) -> Checkpo
     return state.capture()
 
 
-def backward(
-    model: nn.Module,
-    x: Tensor,
-    noise: Tensor,
-    kl_weight: float,
-    config: TrainingConfig,
-    workers: Workers,
-    batch_size: int,
-) -> tuple[Tensor, Tensor]:
-    """Add the gradients of this worker's share of a batch, in `accumulation_steps` parts one after another.
-
-    Args:
-        model: what `workers.replicate` returned.
-        x: images of the share, shape (share, C, H, W).
-        noise: shape (*sample_shape, share, D).
-        kl_weight: of the KL term.
-        config: objective and precision.
-        workers: who add up their gradients after the last part.
-        batch_size: images of the global batch.
-
-    Returns:
-        the loss of the share, and the sums over its images of `loss_terms`, shape (3,).
-    """
-    losses, terms = [], []
-    parts = parts_of(x, noise, min(config.accumulation_steps, batch_size))
-    for i, (x_part, noise_part, counts) in enumerate(parts):
-        with workers.accumulate(model) if i + 1 < len(parts) else nullcontext():
-            with autocast(x.device, config.precision), nullcontext() if counts else left_out(model):
-                densities = model(x_part, noise_part)
-            loss = workers.loss(-counts * objective(densities, kl_weight, config), batch_size)
-            loss.backward()
-        losses.append(loss.detach())
-        terms.append(counts * loss_terms(densities).detach().sum(1))
-    return sum(losses), sum(terms)
-
-
-def parts_of(x: Tensor, noise: Tensor, num_parts: int) -> list[tuple[Tensor, Tensor, int]]:
-    """Parts of a share that are passed forward and back one after another, as many on each worker.
-
-    Workers compute batch statistics and add up gradients together. So one that has no image left takes part
-    with an image of zeros, which does not count.
-
-    Returns:
-        images, noise, and how much they count: 1, or 0.
-    """
-    parts = list(zip(x.chunk(num_parts), noise.chunk(num_parts, dim=-2), [1] * num_parts)) if len(x) else []
-    blank = (x.new_zeros(1, *x.shape[1:]), noise.new_zeros(*noise.shape[:-2], 1, noise.shape[-1]), 0)
-    return parts + [blank] * (num_parts - len(parts))
-
-
-def objective(densities: LogDensities, kl_weight: float, config: TrainingConfig) -> Tensor:
-    """What is maximized, in nats per image, shape (batch,)."""
-    if config.objective == "importance_weighted":
-        return importance_weighted_bound(densities, kl_weight)
-    bound = elbo(densities, kl_weight, config.free_nats)
-    return bound.mean(0) if bound.dim() > 1 else bound
-
-
-def sample_shape(config: TrainingConfig) -> tuple[int, ...]:
-    """Leading axes of a step's draws: none for one draw per image."""
-    return () if config.num_samples == 1 and config.objective == "elbo" else (config.num_samples,)
-
-
-@torch.inference_mode()
-def validate(
-    vae: VAE,
-    images: ImageSet,
-    *,
-    seed: int,
-    precision: str = "float32",
-    workers: Workers = Alone(),  # noqa: B008
-) -> list[float]:
-    """Mean -ELBO, -log p(x|z) and KL in nats per image, one draw each; the same draws at each call."""
-    vae.eval()
-    device, dtype = images.device, next(vae.parameters()).dtype
-    draws = generator(device, seed, "latent")
-    sums = torch.zeros(3, device=device, dtype=dtype)
-    batches = torch.arange(len(images), device=images.pixels.device).split(validation_batch(images))
-    for indices, pixels in gathered(images, batches, workers.share):
-        share = workers.share(len(indices))
-        x = images.read(pixels, len(indices), dtype, draws, share)
-        noise = torch.randn(len(indices), vae.latent_dim, dtype=dtype, device=device, generator=draws)[share]
-        with autocast(device, precision):
-            sums += loss_terms(vae(x, noise)).sum(1)
-    return (workers.sum(sums) / len(images)).tolist()
-
-
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Networks in bfloat16 or as they are; the VAE keeps the flow and all log densities in full precision."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
-
-
-def clip_gradients(vae: nn.Module, max_norm: float) -> Tensor:
-    """Scale all gradients so that their joint norm is at most max_norm; the norm before, a scalar.
-
-    On a CPU the product is left out where it would be by 1; on a GPU that look would make it wait.
-    """
-    weights = list(vae.parameters())
-    norm = nn.utils.get_total_norm(weight.grad for weight in weights if weight.grad is not None)
-    if norm.device.type != "cpu" or norm > max_norm:
-        nn.utils.clip_grads_with_norm_(weights, max_norm, norm)
-    return norm
-
-
-def loss_terms(densities: LogDensities) -> Tensor:
-    """-ELBO, -log p(x|z) and KL in nats, the mean over draws, shape (3, batch)."""
-    terms = torch.stack((-elbo(densities), -densities.log_likelihood, kl(densities)))
-    return terms.mean(1) if terms.dim() > 2 else terms
-
-
 def epochs_for(num_images: int, config: TrainingConfig) -> int:
     """How many epochs a run on so many images lasts: `epochs`, or more to reach `min_steps`."""
     return max(config.epochs, math.ceil(config.min_steps / math.ceil(num_images / config.batch_size)))
@@ -319,15 +180,6 @@ def steps_between_checks(device: torch.device) -> int:
     return 1 if device.type == "cpu" else 100
 
 
-def validation_batch(images: ImageSet) -> int:
-    """Images at once in validation: fewer where they are large, for the decoder's outputs take memory."""
-    return max(1, min(VALIDATION_BATCH, VALIDATION_VALUES // math.prod(images.image_shape)))
-
-
 def norm_of(tensor: Tensor | None) -> float | None:
     """Euclidean norm; None where there is no gradient."""
     return None if tensor is None else tensor.detach().norm().item()
-
-
-VALIDATION_BATCH = 500
-VALIDATION_VALUES = VALIDATION_BATCH * 32 * 32

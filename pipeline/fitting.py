@@ -13,7 +13,8 @@ import torch
 from flowvae.checkpoint import CheckpointFolder, Checkpoints, Interval
 from flowvae.data.arrays import open_images
 from flowvae.errors import InputError
-from flowvae.training import TrainingConfig, epochs_for, fit
+from flowvae.training import epochs_for, fit
+from flowvae.training_config import TrainingConfig
 from flowvae.training_state import EpochRecord
 from flowvae.vae import VAE, VAEConfig, build_vae
 from flowvae.workers import Alone, Workers

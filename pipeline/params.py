@@ -21,7 +21,7 @@ from flowvae.data.datasets import image_shape
 from flowvae.errors import InputError
 from flowvae.flows import FLOWS, AnyFlowConfig
 from flowvae.likelihoods import LIKELIHOODS
-from flowvae.training import TrainingConfig
+from flowvae.training_config import TrainingConfig
 from flowvae.vae import ModelConfig, VAEConfig, build_vae
 from pipeline.sweeps import StabilityConfig, SweepConfig
 

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from flowvae.config import EvaluationConfig
 from flowvae.errors import InputError
 from flowvae.flows import AnyFlowConfig
-from flowvae.training import TrainingConfig
+from flowvae.training_config import TrainingConfig
 from flowvae.vae import ModelConfig
 from pipeline.params import Params, describe, misfit, misread
 from pipeline.preset import overlay

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -142,6 +143,12 @@ def describe(params: Params, metadata: Metadata) -> str:
         f"{section.capitalize()} {params.sweep.budget!r}: {metadata.dataset}, {values}\n"
         f"{epochs} of {num_images:,} images, {seeds} ({interval})"
     )
+
+
+def warn_of_unfinished(params: Params, rows: list[dict[str, Any]]) -> None:
+    """A line on stderr for each trial that did not finish."""
+    for ended in (row for row in rows if row["status"] in ("failed", "diverged")):
+        print(f"{params.sweep.section}: {ended['trial']} {ended['status']}: {ended['reason']}", file=sys.stderr)
 
 
 def columns(params: Params) -> list[str]:

@@ -58,6 +58,35 @@ def gathered(
     return map(gather, batches)
 
 
+def one_draw_each(
+    images: ImageSet,
+    batch_size: int,
+    latent_dim: int,
+    dtype: torch.dtype,
+    draws: torch.Generator,
+    share: Callable[[int], slice],
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each image once, in order, with the latent noise of one draw of z.
+
+    Args:
+        images: the set.
+        batch_size: images at once, of all workers together.
+        latent_dim: D.
+        dtype: of both.
+        draws: generator on the device of batches, drawn from for the whole of each batch.
+        share: the part of a batch of so many images that is wanted.
+
+    Returns:
+        (x, noise): what the model sees, shape (share, C, H, W), and standard-normal draws, shape (share, D).
+    """
+    batches = torch.arange(len(images), device=images.pixels.device).split(batch_size)
+    for indices, pixels in gathered(images, batches, share):
+        wanted = share(len(indices))
+        x = images.read(pixels, len(indices), dtype, draws, wanted)
+        noise = torch.randn(len(indices), latent_dim, dtype=dtype, device=images.device, generator=draws)
+        yield x, noise[wanted]
+
+
 MADVISE = getattr(ctypes.CDLL(None), "madvise", None) if os.name == "posix" else None
 if MADVISE:
     MADVISE.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)

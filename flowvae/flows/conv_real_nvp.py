@@ -1,23 +1,18 @@
 """Real NVP on maps, with convolutions for s and t: arXiv:1605.08803, sections 3.4 to 3.6."""
 
-from collections.abc import Sequence
 from math import prod
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from flowvae.config import NonNegativeInt, PositiveInt
 from flowvae.flows.coupling import ALTERNATING, CouplingConfig, CouplingStack
 from flowvae.flows.normalization import Normalization, norm_layers
+from flowvae.flows.partitions import Channels, Checkerboard, MapShape, checkerboard
 from flowvae.networks import context_terms, norm_weights, zero_layer
 from flowvae.statistics import BatchNorm
 from flowvae.transforms import ComposedTransform, Transform
-
-MapShape = tuple[int, int, int]  # channels, height, width
-NetShape = tuple[int, int, tuple[int, int]]  # channels in and out, height and width
 
 
 class ConvRealNVPConfig(CouplingConfig):
@@ -25,63 +20,6 @@ class ConvRealNVPConfig(CouplingConfig):
     map_shape: Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Field(strict=False)] | None
     hidden_channels: PositiveInt
     num_blocks: NonNegativeInt
-
-
-class Checkerboard:
-    """The two colours of a checkerboard, the same in each channel; a block is a map that is 0 on the other colour.
-
-    Args:
-        map_shape: (C, H, W).
-        black: 1 where row + column is even, 0 elsewhere, shape (H, W).
-    """
-
-    axis = -3
-
-    def __init__(self, map_shape: MapShape, black: Tensor) -> None:
-        self.map_shape, self.masks = map_shape, (black, 1 - black)
-
-    def net_shape(self, moved: int) -> NetShape:
-        channels, *size = self.map_shape
-        return channels, 2 * channels, tuple(size)
-
-    def split(self, z: Tensor) -> list[Tensor]:
-        return [z.unflatten(-1, self.map_shape) * mask for mask in self.masks]
-
-    def join(self, blocks: Sequence[Tensor]) -> Tensor:
-        return (blocks[0] + blocks[1]).flatten(-3)
-
-    def confine(self, raw: Tensor, moved: int) -> Tensor:
-        return raw * self.masks[moved]
-
-
-class Channels:
-    """The first half of the channels and the rest, after a squeeze (space to depth, 2 x 2) where the map allows it.
-
-    Args:
-        map_shape: (C, H, W); squeezed if H and W are even.
-    """
-
-    axis = -3
-
-    def __init__(self, map_shape: MapShape) -> None:
-        channels, height, width = self.map_shape = map_shape
-        self.factor = 1 if height % 2 or width % 2 else 2
-        self.size = (height // self.factor, width // self.factor)
-        num_channels = channels * self.factor**2
-        self.sizes = (num_channels // 2, num_channels - num_channels // 2)
-
-    def net_shape(self, moved: int) -> NetShape:
-        return self.sizes[1 - moved], 2 * self.sizes[moved], self.size
-
-    def split(self, z: Tensor) -> list[Tensor]:
-        squeezed = pixel_unshuffle(z.unflatten(-1, self.map_shape), self.factor)
-        return list(squeezed.split(self.sizes, dim=-3))
-
-    def join(self, blocks: Sequence[Tensor]) -> Tensor:
-        return pixel_shuffle(torch.cat(blocks, dim=-3), self.factor).flatten(-3)
-
-    def confine(self, raw: Tensor, moved: int) -> Tensor:
-        return raw
 
 
 class ConvNet(nn.Module):
@@ -228,12 +166,6 @@ class ConvRealNVP(nn.Module):
         """Of the pairs of couplings of one transformation."""
         board, channels = Checkerboard(self.map_shape, self.black), Channels(self.map_shape)
         return ([board] if self.black.numel() > 1 else []) + ([channels] if min(channels.sizes) > 0 else [])
-
-
-def checkerboard(height: int, width: int) -> Tensor:
-    """1 where row + column is even, 0 elsewhere, shape (height, width)."""
-    colour = torch.arange(height)[:, None] + torch.arange(width)
-    return (colour % 2 == 0).to(torch.get_default_dtype())
 
 
 def checked_map(latent_shape: tuple[int, ...], map_shape: MapShape | None) -> MapShape:

@@ -1,13 +1,13 @@
 """Affine couplings of two blocks of the latent vector, whatever the blocks are (arXiv:1605.08803, section 3)."""
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from flowvae.config import FlowConfig, PositiveFloat, PositiveInt
 from flowvae.flows.normalization import Normalization
+from flowvae.flows.partitions import Partition
 from flowvae.transforms import Transform, affine, affine_inv
 
 
@@ -20,25 +20,6 @@ class CouplingConfig(FlowConfig):
     normalization: Normalization
     weight_norm: bool
     net_batch_norm: bool
-
-
-class Partition(Protocol):
-    """How a latent vector comes apart into two blocks, each made from the other in turns.
-
-    Attributes:
-        axis: of a block's features.
-    """
-
-    axis: int
-
-    def split(self, z: Tensor) -> list[Tensor]:
-        """z (*sample_shape, batch, D) -> two blocks."""
-
-    def join(self, blocks: Sequence[Tensor]) -> Tensor:
-        """The inverse of `split`."""
-
-    def confine(self, raw: Tensor, moved: int) -> Tensor:
-        """What a net returns, as far as it concerns the block `moved`; 0 elsewhere."""
 
 
 class CouplingStack(Transform):

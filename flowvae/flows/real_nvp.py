@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from math import prod
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from flowvae.config import PositiveInt
 from flowvae.flows.coupling import ALTERNATING, CouplingConfig, CouplingStack
 from flowvae.flows.normalization import Normalization, norm_layers
+from flowvae.flows.partitions import Halves
 from flowvae.networks import MLP, context_terms
 from flowvae.transforms import ComposedTransform, Transform
 
@@ -18,28 +18,6 @@ from flowvae.transforms import ComposedTransform, Transform
 class RealNVPConfig(CouplingConfig):
     flow: Literal["real_nvp"]
     hidden_features: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)]
-
-
-class Halves:
-    """The two blocks of a vector: its first numbers and the rest.
-
-    Args:
-        sizes: of the blocks.
-    """
-
-    axis = -1
-
-    def __init__(self, sizes: tuple[int, int]) -> None:
-        self.sizes = sizes
-
-    def split(self, z: Tensor) -> list[Tensor]:
-        return list(z.split(self.sizes, dim=-1))
-
-    def join(self, blocks: Sequence[Tensor]) -> Tensor:
-        return torch.cat(blocks, dim=-1)
-
-    def confine(self, raw: Tensor, moved: int) -> Tensor:
-        return raw
 
 
 class RealNVP(nn.Module):

@@ -3,20 +3,23 @@
 import functools
 import json
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from flowvae.data.arrays import Metadata
+from flowvae.data.arrays import Metadata, read_metadata
 from flowvae.errors import InputError
 from flowvae.networks import plain_weights
 from flowvae.training import NonFiniteLossError
 from flowvae.training_state import EpochRecord
+from pipeline import paths
 from pipeline.distributed.arrays import local_arrays, share_arrays
 from pipeline.distributed.cluster import connect
 from pipeline.distributed.memory import failing_alone
@@ -25,7 +28,7 @@ from pipeline.distributed.storage import Storage, StorageError, StoredCheckpoint
 from pipeline.distributed.tasks import compute, device_here
 from pipeline.distributed.training import EPOCH, METRIC, fit_group
 from pipeline.params import Params
-from pipeline.placement import Placement
+from pipeline.placement import Placement, find_trial_placement
 from pipeline.points import Point, grid
 from pipeline.trials import Trial, row, run_trial, score_trial, trial_at
 
@@ -48,6 +51,16 @@ class Sweep:
     metadata: Metadata
     prepared: Path
     placement: Placement
+
+    @classmethod
+    def here(cls, params: Params) -> "Sweep":
+        """Of the data of this project, where the environment says.
+
+        Raises:
+            InputError: the data or the environment cannot be read.
+        """
+        placement = find_trial_placement(torch.get_num_threads(), torch.cuda.device_count(), os.environ)
+        return cls(params, read_metadata(paths.PREPARED), paths.PREPARED.resolve(), placement)
 
     @property
     def kept(self) -> Storage:

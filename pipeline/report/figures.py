@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from flowvae.files import write_atomically
-from pipeline.report.table import Run, Summary
+from pipeline.report.runs import Run
+from pipeline.report.table import Summary
 
 STYLE = {
     "font.size": 10,

@@ -11,7 +11,8 @@ from pipeline.files import read_csv
 from pipeline.params import Params, run_key
 from pipeline.report import stability
 from pipeline.report.published import results_on
-from pipeline.report.table import Run, Summary, describe_protocol, markdown, table
+from pipeline.report.runs import Run
+from pipeline.report.table import Summary, describe_protocol, markdown, table
 
 HERE = Path(__file__).parent
 SWEEP_CAPTION = (

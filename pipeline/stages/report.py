@@ -5,7 +5,8 @@ from pipeline.files import read_json, write_csv, write_text
 from pipeline.params import Params, run_key
 from pipeline.report.figures import learning_curves, nll_against_depth
 from pipeline.report.page import html_page, markdown_page
-from pipeline.report.table import COLUMNS, Run, read_runs, summarize
+from pipeline.report.runs import COLUMNS, Run, read_runs
+from pipeline.report.table import summarize
 
 
 def run(params: Params) -> None:

@@ -1,36 +1,29 @@
 """sweep: train and score every trial that params.yaml declares, and the best one of each family."""
 
 import io
-import os
-import sys
 from typing import Any
 
-import torch
 from ruamel.yaml import YAML
 
-from flowvae.data.arrays import read_metadata
 from flowvae.errors import InputError
 from pipeline import paths
 from pipeline.files import write_csv, write_text
 from pipeline.params import Params
-from pipeline.placement import find_trial_placement
 from pipeline.points import nested
 from pipeline.report.depth import depth_figure
-from pipeline.trials import SPEED, columns, describe
+from pipeline.trials import SPEED, columns, describe, warn_of_unfinished
 
 
 def run(params: Params) -> None:
     from pipeline.distributed.tuning import Sweep, run_sweep
 
-    budget, metadata = params.sweep.chosen, read_metadata(paths.PREPARED)
-    placement = find_trial_placement(torch.get_num_threads(), torch.cuda.device_count(), os.environ)
-    rows = run_sweep(Sweep(params, metadata, paths.PREPARED.resolve(), placement))
+    sweep = Sweep.here(params)
+    rows = run_sweep(sweep)
     table = [{name: value for name, value in row.items() if name != SPEED} for row in rows]
     write_csv(paths.REPORTS / "sweep.csv", table, columns(params))
-    flows = {name: family.flow["flow"] for name, family in budget.families.items()}
-    depth_figure(rows, flows, metadata, describe(params, metadata), paths.FIGURES / "sweep.png")
-    for ended in (row for row in rows if row["status"] in ("failed", "diverged")):
-        print(f"sweep: {ended['trial']} {ended['status']}: {ended['reason']}", file=sys.stderr)
+    flows = {name: family.flow["flow"] for name, family in params.sweep.chosen.families.items()}
+    depth_figure(rows, flows, sweep.metadata, describe(params, sweep.metadata), paths.FIGURES / "sweep.png")
+    warn_of_unfinished(params, rows)
     text = io.StringIO()
     YAML().dump(best(params, rows), text)
     write_text(paths.REPORTS / "sweep_best.yaml", text.getvalue())

@@ -10,7 +10,8 @@ from flowvae.data.images import ImageSet
 from flowvae.flows import FLOWS, build_flow
 from flowvae.objectives import elbo
 from flowvae.statistics import PopulationStatistics
-from flowvae.training import TrainingConfig, fit
+from flowvae.training import fit
+from flowvae.training_config import TrainingConfig
 from flowvae.vae import VAEConfig, build_vae
 
 CONTEXT_FEATURES = 3

@@ -6,7 +6,7 @@ import pytest
 import torch
 from examples import CONTEXT_FEATURES, PLAIN, make_flow, perturb, random
 
-from flowvae.flows.conv_real_nvp import Channels, Checkerboard, ConvNet, ConvRealNVP, checkerboard
+from flowvae.flows.conv_real_nvp import ConvNet, ConvRealNVP
 
 SETTINGS = PLAIN | {
     "num_transforms": 1,
@@ -16,7 +16,6 @@ SETTINGS = PLAIN | {
     "context": True,
     "log_scale_bound": 2.0,
 }
-MAPS = [(1, 4, 4), (2, 2, 4), (3, 3, 2), (2, 1, 1), (1, 1, 2), (1, 3, 3), (5, 1, 1)]
 
 
 def flow_on(latent_shape, **changes):
@@ -61,21 +60,6 @@ def test_pairs_that_have_nothing_to_couple_are_left_out(latent_shape, count):
     found = [moved_by(coupling, latent_shape) for coupling in single_couplings(flow, random(1, 4, 3))]
     for first, second in zip(found[::2], found[1::2], strict=True):
         assert (first ^ second).all() and first.any() and second.any()
-
-
-@pytest.mark.parametrize("map_shape", MAPS)
-def test_partitions_come_apart_and_together(map_shape):
-    z = random(0, 2, 3, map_shape[0] * map_shape[1] * map_shape[2])
-    board = checkerboard(*map_shape[1:]).double()
-    for partition in (Checkerboard(map_shape, board), Channels(map_shape)):
-        assert torch.equal(partition.join(partition.split(z)), z)
-
-
-def test_a_squeeze_takes_squares_of_2_x_2_to_channels():
-    z = torch.arange(16.0)
-    first, second = Channels((1, 4, 4)).split(z[None])
-    assert first[0, :, 0, 0].tolist() == [0, 1] and second[0, :, 0, 0].tolist() == [4, 5]
-    assert first[0, :, 1, 1].tolist() == [10, 11] and second[0, :, 1, 1].tolist() == [14, 15]
 
 
 @pytest.mark.parametrize("num_transforms", [1, 3])

@@ -12,14 +12,14 @@ from flowvae.flows import FLOWS
 ROOT = Path(__file__).parents[2]
 # Each line may import the lines above it, never itself or what is below.
 ORDER = [
-    ["errors", "config", "data.decoding", "files", "randomness", "transforms", "workers"],
+    ["errors", "config", "data.decoding", "files", "precision", "randomness", "transforms", "workers"],
     ["statistics", "networks.weight_norm", "likelihoods.likelihood"],
     ["networks.mlp"],
     ["networks.heads", "likelihoods.bernoulli", "likelihoods.logistic"],
     ["networks.conv", "networks.residual", "likelihoods.logistic_mixture"],
     ["networks", "likelihoods"],
     ["distributions", "data.config", "data.images", "data.rows", "schedules", "checkpoint"],
-    ["flows.normalization"],
+    ["flows.normalization", "flows.partitions", "training_config"],
     ["flows.coupling"],
     ["flows.none", "flows.planar", "flows.real_nvp", "flows.conv_real_nvp", "data.arrays", "data.batches"],
     ["data.binarization"],
@@ -28,7 +28,8 @@ ORDER = [
     ["data.datasets"],
     ["vae"],
     ["objectives", "weights", "interpolation", "training_state", "population"],
-    ["evaluation", "training"],
+    ["evaluation", "gradients", "validation"],
+    ["training"],
     ["__init__"],
 ]
 RANK = {f"flowvae.{name}".removesuffix(".__init__"): rank for rank, names in enumerate(ORDER) for name in names}

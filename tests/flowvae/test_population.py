@@ -11,7 +11,8 @@ from flowvae.data.images import ImageSet
 from flowvae.objectives import elbo
 from flowvae.population import pool, recompute_statistics
 from flowvae.statistics import BatchStatistics, PopulationStatistics
-from flowvae.training import fit, validate
+from flowvae.training import fit
+from flowvae.validation import validate
 from flowvae.weights import load, save
 
 TRAIN, VALID = random_bits(20), random_bits(6, seed=1)

@@ -19,8 +19,9 @@ from examples import (
 
 from flowvae.data.images import ImageSet
 from flowvae.schedules import learning_rate
-from flowvae.training import NonFiniteLossError, epochs_for, fit, validate
+from flowvae.training import NonFiniteLossError, epochs_for, fit
 from flowvae.vae import build_vae
+from flowvae.validation import validate
 
 # Made by tests/flowvae/golden/make.py; say in the commit why they changed.
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "losses.json").read_text())
@@ -140,7 +141,7 @@ def test_validation_and_the_first_step_draw_apart():
 
 
 def test_validation_builds_no_graph_and_covers_every_image(monkeypatch):
-    monkeypatch.setattr("flowvae.training.VALIDATION_BATCH", 4)
+    monkeypatch.setattr("flowvae.validation.VALIDATION_BATCH", 4)
     vae = tiny_vae()
     seen = outputs_of(vae, training=False)
     found = validate(vae, random_bits(10), seed=0)

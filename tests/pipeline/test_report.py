@@ -16,16 +16,13 @@ from pipeline.files import write_png
 from pipeline.grids import GAP, TITLE_HEIGHT, as_ink, image_grid, with_titles
 from pipeline.params import load_params
 from pipeline.report.page import markdown_page, nll_cell, published
+from pipeline.report.runs import COLUMNS, Run, first_difference, read_runs
 from pipeline.report.table import (
     BITS_HEADINGS,
-    COLUMNS,
     HEADINGS,
-    Run,
     cells,
     describe_protocol,
-    first_difference,
     markdown,
-    read_runs,
     summarize,
     table,
 )

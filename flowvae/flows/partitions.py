@@ -1,0 +1,118 @@
+"""How a latent vector comes apart into two blocks, of which a coupling makes one from the other.
+
+Real NVP: arXiv:1605.08803, sections 3.4 and 3.6.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+
+MapShape = tuple[int, int, int]  # channels, height, width
+NetShape = tuple[int, int, tuple[int, int]]  # channels in and out, height and width
+
+
+class Partition(Protocol):
+    """How a latent vector comes apart into two blocks, each made from the other in turns.
+
+    Attributes:
+        axis: of a block's features.
+    """
+
+    axis: int
+
+    def split(self, z: Tensor) -> list[Tensor]:
+        """z (*sample_shape, batch, D) -> two blocks."""
+
+    def join(self, blocks: Sequence[Tensor]) -> Tensor:
+        """The inverse of `split`."""
+
+    def confine(self, raw: Tensor, moved: int) -> Tensor:
+        """What a net returns, as far as it concerns the block `moved`; 0 elsewhere."""
+
+
+class Halves:
+    """The two blocks of a vector: its first numbers and the rest.
+
+    Args:
+        sizes: of the blocks.
+    """
+
+    axis = -1
+
+    def __init__(self, sizes: tuple[int, int]) -> None:
+        self.sizes = sizes
+
+    def split(self, z: Tensor) -> list[Tensor]:
+        return list(z.split(self.sizes, dim=-1))
+
+    def join(self, blocks: Sequence[Tensor]) -> Tensor:
+        return torch.cat(blocks, dim=-1)
+
+    def confine(self, raw: Tensor, moved: int) -> Tensor:
+        return raw
+
+
+class Checkerboard:
+    """The two colours of a checkerboard, the same in each channel; a block is a map that is 0 on the other colour.
+
+    Args:
+        map_shape: (C, H, W).
+        black: 1 where row + column is even, 0 elsewhere, shape (H, W).
+    """
+
+    axis = -3
+
+    def __init__(self, map_shape: MapShape, black: Tensor) -> None:
+        self.map_shape, self.masks = map_shape, (black, 1 - black)
+
+    def net_shape(self, moved: int) -> NetShape:
+        channels, *size = self.map_shape
+        return channels, 2 * channels, tuple(size)
+
+    def split(self, z: Tensor) -> list[Tensor]:
+        return [z.unflatten(-1, self.map_shape) * mask for mask in self.masks]
+
+    def join(self, blocks: Sequence[Tensor]) -> Tensor:
+        return (blocks[0] + blocks[1]).flatten(-3)
+
+    def confine(self, raw: Tensor, moved: int) -> Tensor:
+        return raw * self.masks[moved]
+
+
+class Channels:
+    """The first half of the channels and the rest, after a squeeze (space to depth, 2 x 2) where the map allows it.
+
+    Args:
+        map_shape: (C, H, W); squeezed if H and W are even.
+    """
+
+    axis = -3
+
+    def __init__(self, map_shape: MapShape) -> None:
+        channels, height, width = self.map_shape = map_shape
+        self.factor = 1 if height % 2 or width % 2 else 2
+        self.size = (height // self.factor, width // self.factor)
+        num_channels = channels * self.factor**2
+        self.sizes = (num_channels // 2, num_channels - num_channels // 2)
+
+    def net_shape(self, moved: int) -> NetShape:
+        return self.sizes[1 - moved], 2 * self.sizes[moved], self.size
+
+    def split(self, z: Tensor) -> list[Tensor]:
+        squeezed = pixel_unshuffle(z.unflatten(-1, self.map_shape), self.factor)
+        return list(squeezed.split(self.sizes, dim=-3))
+
+    def join(self, blocks: Sequence[Tensor]) -> Tensor:
+        return pixel_shuffle(torch.cat(blocks, dim=-3), self.factor).flatten(-3)
+
+    def confine(self, raw: Tensor, moved: int) -> Tensor:
+        return raw
+
+
+def checkerboard(height: int, width: int) -> Tensor:
+    """1 where row + column is even, 0 elsewhere, shape (height, width)."""
+    colour = torch.arange(height)[:, None] + torch.arange(width)
+    return (colour % 2 == 0).to(torch.get_default_dtype())

@@ -1,0 +1,24 @@
+"""Partitions of maps: the masks, the squeeze, and what was apart comes together."""
+
+import pytest
+import torch
+from examples import random
+
+from flowvae.flows.partitions import Channels, Checkerboard, checkerboard
+
+MAPS = [(1, 4, 4), (2, 2, 4), (3, 3, 2), (2, 1, 1), (1, 1, 2), (1, 3, 3), (5, 1, 1)]
+
+
+@pytest.mark.parametrize("map_shape", MAPS)
+def test_partitions_come_apart_and_together(map_shape):
+    z = random(0, 2, 3, map_shape[0] * map_shape[1] * map_shape[2])
+    board = checkerboard(*map_shape[1:]).double()
+    for partition in (Checkerboard(map_shape, board), Channels(map_shape)):
+        assert torch.equal(partition.join(partition.split(z)), z)
+
+
+def test_a_squeeze_takes_squares_of_2_x_2_to_channels():
+    z = torch.arange(16.0)
+    first, second = Channels((1, 4, 4)).split(z[None])
+    assert first[0, :, 0, 0].tolist() == [0, 1] and second[0, :, 0, 0].tolist() == [4, 5]
+    assert first[0, :, 1, 1].tolist() == [10, 11] and second[0, :, 1, 1].tolist() == [14, 15]
