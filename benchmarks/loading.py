@@ -26,6 +26,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from flowvae.data.arrays import mapped
 from flowvae.data.batches import AHEAD, SMALL, THREADS, gathered
 from flowvae.data.images import ImageSet
 
@@ -102,24 +103,22 @@ def write_array(path: Path, num_images: int) -> None:
 
 
 def cases(path: Path, num_images: int) -> list[Case]:
-    kept = ImageSet(mapped(path).pixels[:IN_MEMORY].clone(), "levels")
+    kept = ImageSet(mapped(path)[:IN_MEMORY].clone(), "levels")
     ways = {"bare": bare, "ahead": partial(gathered, share=everything)}
-    opened = partial(mapped, path)
+    anew = partial(opened, path)
     found = [Case("memory", lambda: kept, IN_MEMORY, bare, "in memory", lambda: None)]
     for way, iterate in ways.items():
-        found.append(Case(f"{way}_warm", opened, IN_MEMORY, iterate, "all in the page cache", partial(touch, path)))
+        found.append(Case(f"{way}_warm", anew, IN_MEMORY, iterate, "all in the page cache", partial(touch, path)))
     if not os.access(DROP_CACHES, os.W_OK):
         print(f"loading: {DROP_CACHES} cannot be written, so nothing is measured with cold pages")
         return found
     size = f"of all {num_images * prod(SHAPE) / 1e9:.1f} GB, the page cache empty"
-    return found + [
-        Case(f"{way}_cold", opened, num_images, iterate, size, drop_caches) for way, iterate in ways.items()
-    ]
+    return found + [Case(f"{way}_cold", anew, num_images, iterate, size, drop_caches) for way, iterate in ways.items()]
 
 
-def mapped(path: Path) -> ImageSet:
+def opened(path: Path) -> ImageSet:
     """Mapped anew: pages that are mapped somewhere stay in the cache."""
-    return ImageSet(torch.from_numpy(np.load(path, mmap_mode="c")), "levels")
+    return ImageSet(mapped(path), "levels")
 
 
 def touch(path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,10 +32,19 @@ def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], object]) 
         partial.unlink(missing_ok=True)
 
 
+def pieces(path: Path) -> Iterator[bytes]:
+    """The content of a file, never much of it at a time."""
+    with path.open("rb") as file:
+        while piece := file.read(PIECE):
+            yield piece
+
+
 def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file, read in pieces."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
+    for piece in pieces(path):
+        digest.update(piece)
     return digest.hexdigest()
+
+
+PIECE = 1 << 20  # bytes

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -158,7 +159,17 @@ def _open_array(folder: Path, name: str, metadata: Metadata) -> Tensor:
     if found != metadata.sha256[name]:
         raise InputError(f"{path}: damaged, its checksum is not the one in {METADATA}; run the stage 'prepare' again")
     try:
-        # Copy-on-write: torch wants a writable buffer, and the file stays as it is.
-        return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+        return mapped(path)
     except (ValueError, EOFError, TypeError) as error:
         raise InputError(f"{path}: damaged, not an array ({error}); run the stage 'prepare' again") from error
+
+
+def mapped(path: Path) -> Tensor:
+    """The array of a .npy file, which may be larger than memory; to write to it ends the process.
+
+    A map that may be written to, if only to private copies, is refused where memory could not hold all of it.
+    """
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)

@@ -1,9 +1,9 @@
 """A folder of images of one's own: any number, any format that Pillow reads, in folders or not."""
 
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -20,7 +20,7 @@ def folder_of(data: DataConfig) -> Path:
 
 
 def read_folder(root: Path, data: DataConfig) -> Source:
-    """Images under a folder, split by its folders train, valid and test, or by seeded fractions.
+    """Images under a folder, split by its folders train, valid (or val) and test, or by seeded fractions.
 
     An image is cut to the proportions of `data.folder.size`, the largest part of its centre, and resized. Its label
     is the first folder that it lies in; without such folders each image is a class of its own.
@@ -33,14 +33,14 @@ def read_folder(root: Path, data: DataConfig) -> Source:
         InputError: the folder cannot be read, holds no images, or is only half split.
     """
     folder = folder_of(data)
-    images, words = split_folder(list_images(folder, data), data)
+    split = split_folder(list_images(folder, data), data)
     (height, width), color = data.folder.size, "colour" if data.folder.color else "grey"
     return Source(
-        images=images,
-        test_labels=classes(images["test"], depth=1 if words.startswith(BY_FOLDERS) else 0),
+        images=split.images,
+        test_labels=classes(split.images["test"], split.label_depth),
         dataset=f"folder {folder.name}",
         origin=f"images in the folder {folder.name}",
-        split=words,
+        split=split.words,
         processing=f"centre cut to {height} : {width}, resized to {height} x {width}, bilinear; {color}",
     )
 
@@ -96,41 +96,56 @@ def image_endings() -> set[str]:
 KNOWN_BUT_NOT_READ = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # without another program
 
 
-BY_FOLDERS = "by its folders"
+FOLDERS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}  # to splits
 
 
-def split_folder(images: ImageFiles, data: DataConfig) -> tuple[Mapping[str, ImageFiles], str]:
-    """The images of each split, and how it came about in words.
+class Split(NamedTuple):
+    """The images of each split.
+
+    Args:
+        images: by split.
+        words: how they came about.
+        label_depth: of the folders that are labels, below the folder of images.
+    """
+
+    images: Mapping[str, ImageFiles]
+    words: str
+    label_depth: int
+
+
+def split_folder(images: ImageFiles, data: DataConfig) -> Split:
+    """By the folders that FOLDERS names where there are such, else at random.
 
     Raises:
         InputError: there is a folder train or test without the other, or images lie beside them.
     """
-    parts = np.array([name.split("/")[0] if "/" in name else "" for name in images.names])
-    found = Counter(parts.tolist())
-    if not found.keys() & set(SPLITS):
+    tops = [name.split("/")[0] if "/" in name else "" for name in images.names]
+    parts = np.array([FOLDERS.get(top, "") for top in tops])
+    found = set(parts.tolist())
+    if not found & set(SPLITS):
         return split_at_random(images, data)
     for split in ("train", "test"):
         if split not in found:
-            there = ", ".join(sorted(found.keys() & set(SPLITS)))
+            there = ", ".join(sorted({top for top in tops if top in FOLDERS}))
             raise InputError(
                 f"data.folder.path: {images.folder} has images in {there}, and none in {split}; "
                 "give it train and test (and valid), or none of them"
             )
-    if stray := found.keys() - set(SPLITS):
-        first = next(name for name, part in zip(images.names, parts) if part in stray)
+    if "" in found:
+        first = images.names[parts.tolist().index("")]
         raise InputError(
             f"data.folder.path: {images.folder / first} is outside {', '.join(SPLITS)}; move it into one of them"
         )
     places = {split: np.flatnonzero(parts == split) for split in SPLITS}
-    if len(places["valid"]):
-        return {split: images.pick(places[split]) for split in SPLITS}, BY_FOLDERS
-    kept, out = held_out(len(places["train"]), data.valid_fraction, data.seed)
-    places |= {"train": places["train"][kept], "valid": places["train"][out]}
-    words = f"{BY_FOLDERS}, {data.valid_fraction:.3g} of train drawn for validation (seed {data.seed})"
-    return {split: images.pick(places[split]) for split in SPLITS}, words
+    words = "by its folders"
+    if not len(places["valid"]):
+        kept, out = held_out(len(places["train"]), data.valid_fraction, data.seed)
+        places |= {"train": places["train"][kept], "valid": places["train"][out]}
+        words += f", {data.valid_fraction:.3g} of train drawn for validation (seed {data.seed})"
+    return Split({split: images.pick(places[split]) for split in SPLITS}, words, label_depth=1)
 
 
-def split_at_random(images: ImageFiles, data: DataConfig) -> tuple[Mapping[str, ImageFiles], str]:
+def split_at_random(images: ImageFiles, data: DataConfig) -> Split:
     """Test images drawn from all, then validation images from the rest."""
     rest, test = held_out(len(images), data.folder.test_fraction, data.seed)
     kept, valid = held_out(len(rest), data.valid_fraction, data.seed)
@@ -138,7 +153,8 @@ def split_at_random(images: ImageFiles, data: DataConfig) -> tuple[Mapping[str, 
         f"{data.folder.test_fraction:.3g} of all images for test, {data.valid_fraction:.3g} of the rest for "
         f"validation, drawn (seed {data.seed})"
     )
-    return {"train": images.pick(rest[kept]), "valid": images.pick(rest[valid]), "test": images.pick(test)}, words
+    drawn = {"train": images.pick(rest[kept]), "valid": images.pick(rest[valid]), "test": images.pick(test)}
+    return Split(drawn, words, label_depth=0)
 
 
 def classes(images: ImageFiles, depth: int) -> np.ndarray:

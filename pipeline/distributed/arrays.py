@@ -4,13 +4,15 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
 
 from flowvae.data.arrays import METADATA, Metadata, read_metadata
 from flowvae.errors import InputError
-from flowvae.files import sha256
+from flowvae.files import pieces, sha256
 from pipeline.distributed.storage import Storage
 from pipeline.placement import Placement
 
@@ -29,9 +31,30 @@ def share_arrays(folder: Path, uri: str) -> str:
     metadata = read_metadata(folder)
     storage = Storage.of(uri, f"data/{digest_of(metadata)}")
     for path in (*(folder / f"{name}.npy" for name in metadata.sha256), folder / METADATA):
-        if not storage.has(path.name):
-            storage.write(path.name, path.read_bytes())
+        share_file(path, storage)
     return digest_of(metadata)
+
+
+def share_file(path: Path, storage: Storage) -> None:
+    """Put a file there, unless it is there."""
+
+    def content() -> Iterator[bytes]:
+        with readable(path):
+            yield from pieces(path)
+
+    with readable(path):
+        num_bytes = path.stat().st_size
+    if not storage.has(path.name, num_bytes):
+        storage.write_pieces(path.name, content())
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """An error of reading this file is not one of the storage."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); run the stage 'prepare' again") from error
 
 
 def local_arrays(folder: Path, metadata: Metadata, placement: Placement) -> Path:
@@ -69,10 +92,10 @@ def fetch_arrays(target: Path, uri: str, name: str) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
-        (partial / METADATA).write_bytes(required(storage, METADATA))
+        fetch_file(partial / METADATA, storage)
         for array, expected in read_metadata(partial).sha256.items():
             path = partial / f"{array}.npy"
-            path.write_bytes(required(storage, path.name))
+            fetch_file(path, storage)
             if sha256(path) != expected:
                 raise InputError(f"{storage.folder}/{path.name}: damaged; delete it and run the stage again")
         shutil.rmtree(target, ignore_errors=True)
@@ -81,8 +104,10 @@ def fetch_arrays(target: Path, uri: str, name: str) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def required(storage: Storage, name: str) -> bytes:
-    content = storage.read(name)
-    if content is None:
-        raise InputError(f"{storage.folder}/{name}: not in storage; run the stage again from the start")
-    return content
+def fetch_file(path: Path, storage: Storage) -> None:
+    """Copy the file of that name from there."""
+    try:
+        with path.open("wb") as file:
+            file.writelines(storage.pieces(path.name))
+    except FileNotFoundError as error:
+        raise InputError(f"{storage.folder}/{path.name}: not in storage; run the stage again from the start") from error

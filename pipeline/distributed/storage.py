@@ -1,15 +1,17 @@
 """Storage that all nodes of a cluster see: a folder, or a bucket."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import pyarrow
 import pyarrow.fs
 
 from flowvae.checkpoint import KEPT, NAME, Checkpoint, Clock, Interval
 from flowvae.errors import InputError
+from flowvae.files import PIECE
 from pipeline.fitting import warn
 
 
@@ -66,10 +68,11 @@ class Storage:
         earlier = self._list(recursive=False)
         return f"start-{len(earlier):03d}"
 
-    def has(self, name: str) -> bool:
-        """Whether the folder holds a file of that name."""
+    def has(self, name: str, num_bytes: int) -> bool:
+        """Whether the folder holds a file of that name and size."""
         with self._answering():
-            return self.filesystem.get_file_info(f"{self.folder}/{name}").is_file
+            found = self.filesystem.get_file_info(f"{self.folder}/{name}")
+        return found.is_file and found.size == num_bytes
 
     def read(self, name: str) -> bytes | None:
         """Contents of a file of the folder; None if it is not there."""
@@ -78,14 +81,29 @@ class Storage:
         except FileNotFoundError:
             return None
 
+    def pieces(self, name: str) -> Iterator[bytes]:
+        """Contents of a file of the folder that may be larger than memory.
+
+        Raises:
+            FileNotFoundError: it is not there.
+        """
+        with self._answering(), self.filesystem.open_input_stream(f"{self.folder}/{name}") as file:
+            while piece := file.read(PIECE):
+                yield piece
+
     def write(self, name: str, content: bytes) -> None:
         """A whole file or none: under another name until it is complete, where that is not so by itself."""
+        self.write_pieces(name, (content,))
+
+    def write_pieces(self, name: str, pieces: Iterable[bytes]) -> None:
+        """As `write`, of contents that may be larger than memory."""
         path = f"{self.folder}/{name}"
         partial = f"{path}.partial" if isinstance(self.filesystem, pyarrow.fs.LocalFileSystem) else path
         with self._answering():
             self.filesystem.create_dir(path.rpartition("/")[0])
-            with self.filesystem.open_output_stream(partial) as file:
-                file.write(content)
+            with self._whole(partial) as file:
+                for piece in pieces:
+                    file.write(piece)
             if partial != path:
                 self.filesystem.move(partial, path)
 
@@ -118,6 +136,17 @@ class Storage:
     def _read(self, path: str) -> bytes:
         with self._answering(), self.filesystem.open_input_file(path) as file:
             return file.read()
+
+    @contextmanager
+    def _whole(self, path: str) -> Iterator[pyarrow.NativeFile]:
+        """A file to write, gone if that fails: closing makes an object of whatever was sent."""
+        try:
+            with self.filesystem.open_output_stream(path) as file:
+                yield file
+        except BaseException:
+            with suppress(OSError):  # why the writing failed says more
+                self.filesystem.delete_file(path)
+            raise
 
     def _list(self, *, recursive: bool) -> list[pyarrow.fs.FileInfo]:
         with self._answering():

@@ -12,6 +12,7 @@ from examples import outputs_of, tiny_vae, training_config
 
 from flowvae.checkpoint import CheckpointFolder, Interval
 from flowvae.data import batches
+from flowvae.data.arrays import mapped
 from flowvae.data.batches import AHEAD, ahead, gathered
 from flowvae.data.images import ImageSet
 from flowvae.objectives import elbo
@@ -19,11 +20,11 @@ from flowvae.training import NonFiniteLossError, fit
 
 
 @pytest.fixture
-def mapped(tmp_path):
+def on_disk(tmp_path):
     """A set on disk."""
     pixels = np.random.default_rng(0).integers(0, 256, (100, 1, 4, 4), dtype=np.uint8)
     np.save(tmp_path / "train.npy", pixels)
-    return ImageSet(torch.from_numpy(np.load(tmp_path / "train.npy", mmap_mode="c")), "levels")
+    return ImageSet(mapped(tmp_path / "train.npy"), "levels")
 
 
 @pytest.fixture
@@ -45,19 +46,19 @@ def some(num_images):
 
 
 @pytest.mark.parametrize("share", [everything, some])
-def test_batches_come_in_order_and_whole(mapped, many, share):
+def test_batches_come_in_order_and_whole(on_disk, many, share):
     order = torch.randperm(100, generator=torch.Generator().manual_seed(0))
-    found = list(gathered(mapped, order.split(7), share))
+    found = list(gathered(on_disk, order.split(7), share))
     assert len(found) == 15
     for expected, (indices, pixels) in zip(order.split(7), found, strict=True):
         assert torch.equal(indices, expected)
-        assert torch.equal(pixels, mapped.pixels[expected[share(len(expected))]])
+        assert torch.equal(pixels, on_disk.pixels[expected[share(len(expected))]])
     assert not gatherers()
 
 
-def test_a_small_set_starts_no_thread(mapped):
-    iterator = gathered(mapped, torch.arange(100).split(7), everything)
-    assert torch.equal(next(iterator)[1], mapped.pixels[:7]) and not gatherers()
+def test_a_small_set_starts_no_thread(on_disk):
+    iterator = gathered(on_disk, torch.arange(100).split(7), everything)
+    assert torch.equal(next(iterator)[1], on_disk.pixels[:7]) and not gatherers()
 
 
 def test_no_more_is_gathered_than_is_soon_wanted():
@@ -91,9 +92,9 @@ def losses(images, **config):
 
 
 @pytest.mark.parametrize("reading", ["dynamic", "levels"])
-def test_training_is_the_same_to_the_bit(mapped, monkeypatch, reading):
-    images = ImageSet(mapped.pixels, reading)
-    expected = losses(ImageSet(mapped.pixels.clone(), reading))
+def test_training_is_the_same_to_the_bit(on_disk, monkeypatch, reading):
+    images = ImageSet(on_disk.pixels, reading)
+    expected = losses(ImageSet(on_disk.pixels.clone(), reading))
     assert torch.equal(losses(images), expected)
     monkeypatch.setattr(batches, "SMALL", 0)
     assert torch.equal(losses(images), expected)
@@ -104,11 +105,11 @@ class Killed(Exception):
     """Stands where a process would end."""
 
 
-def test_a_run_that_was_killed_goes_on_to_the_same_bits(mapped, many, tmp_path):
+def test_a_run_that_was_killed_goes_on_to_the_same_bits(on_disk, many, tmp_path):
     def run(checkpoints, on_step=lambda step, num_steps: None):
         vae = tiny_vae(std=0)
-        valid = ImageSet(mapped.pixels[:10].clone(), "levels")
-        fit(vae, mapped, valid, training_config(), seed=3, checkpoints=checkpoints, on_step=on_step)
+        valid = ImageSet(on_disk.pixels[:10].clone(), "levels")
+        fit(vae, on_disk, valid, training_config(), seed=3, checkpoints=checkpoints, on_step=on_step)
         return vae.state_dict()
 
     def kill(step, num_steps):
@@ -124,9 +125,9 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(mapped, many, tmp_path):
     assert not gatherers()
 
 
-def test_a_run_that_diverges_leaves_no_thread(mapped, many):
+def test_a_run_that_diverges_leaves_no_thread(on_disk, many):
     with pytest.raises(NonFiniteLossError):
-        losses(mapped, learning_rate=1e300, max_grad_norm=1e300, schedule=ALWAYS_FULL)
+        losses(on_disk, learning_rate=1e300, max_grad_norm=1e300, schedule=ALWAYS_FULL)
     gc.collect()
     assert not gatherers()
 
@@ -134,9 +135,9 @@ def test_a_run_that_diverges_leaves_no_thread(mapped, many):
 ALWAYS_FULL = {"name": "cosine", "warmup_steps": 0, "decay_start": 1.0}
 
 
-def test_what_is_on_another_device_is_gathered_ahead(mapped):
+def test_what_is_on_another_device_is_gathered_ahead(on_disk):
     """A device without memory stands for it here: where batches go, and in which shape."""
-    images = ImageSet(mapped.pixels, "levels", torch.device("meta"))
+    images = ImageSet(on_disk.pixels, "levels", torch.device("meta"))
     iterator = gathered(images, torch.arange(100).split(7), some)
     indices, pixels = next(iterator)
     assert gatherers() and indices.tolist() == list(range(7))
@@ -146,9 +147,9 @@ def test_what_is_on_another_device_is_gathered_ahead(mapped):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("reading", ["bits", "dynamic", "levels"])
-def test_batches_for_a_gpu_come_from_either_memory(mapped, reading):
+def test_batches_for_a_gpu_come_from_either_memory(on_disk, reading):
     device = torch.device("cuda")
-    there, here = ImageSet(mapped.pixels.to(device), reading), ImageSet(mapped.pixels, reading, device)
+    there, here = ImageSet(on_disk.pixels.to(device), reading), ImageSet(on_disk.pixels, reading, device)
     order = torch.randperm(100).split(7)
     for a, b in zip(gathered(there, [x.to(device) for x in order], everything), gathered(here, order, everything)):
         assert b[1].device.type == "cuda" and torch.equal(a[1], b[1])

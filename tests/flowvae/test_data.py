@@ -1,12 +1,16 @@
 """Binarization, image sets, and arrays on disk."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 
-from flowvae.data.arrays import METADATA, open_images, open_labels, read_metadata, write_arrays
+from flowvae.data.arrays import METADATA, mapped, open_images, open_labels, read_metadata, write_arrays
+from flowvae.data.batches import gathered
 from flowvae.data.binarization import binarize
 from flowvae.data.images import ImageSet
 from flowvae.data.rows import Rows
@@ -169,11 +173,28 @@ def test_arrays_come_back(folder):
     assert metadata.model_dump().items() >= DESCRIPTION.items()
 
 
-def test_arrays_that_were_opened_do_not_change_the_file(folder):
-    images = open_images(folder, "train", CPU)
+def test_whoever_writes_to_an_opened_array_does_not_change_the_file(folder):
+    code = (
+        "import sys, torch; from pathlib import Path; from flowvae.data.arrays import open_images\n"
+        "open_images(Path(sys.argv[1]), 'train', torch.device('cpu')).pixels.fill_(1)"
+    )
     before = (folder / "train.npy").read_bytes()
-    images.pixels.fill_(1)
+    assert subprocess.run([sys.executable, "-c", code, folder], check=False).returncode < 0
     assert (folder / "train.npy").read_bytes() == before
+
+
+def test_an_array_larger_than_memory_is_mapped(tmp_path):
+    """Of zeros, which take no room on the disk."""
+    path = tmp_path / "large.npy"
+    num_images = 2 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // (3 * 64 * 64)
+    with path.open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (num_images, 3, 64, 64)}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.truncate(file.tell() + num_images * 3 * 64 * 64)
+    images = ImageSet(mapped(path), "levels")
+    batches = torch.tensor([0, num_images - 1]), torch.tensor([num_images // 2])
+    assert len(images) == num_images
+    assert [pixels.sum() for _, pixels in gathered(images, batches, lambda size: slice(size))] == [0, 0]
 
 
 def test_files_are_those_that_numpy_writes(folder, tmp_path):

@@ -75,6 +75,13 @@ def test_split_by_folders(tmp_path):
     assert "seed 0" in source.split
 
 
+@pytest.mark.parametrize("name", ["val", "validation"])
+def test_other_names_of_the_validation_folder(tmp_path, name):
+    fill(tmp_path, *(f"train/{i}.png" for i in range(20)), f"{name}/x/9.png", "test/7.png")
+    source = read_folder(tmp_path, settings(tmp_path))
+    assert names_of(source)["valid"] == [f"{name}/x/9.png"] and source.split == "by its folders"
+
+
 def test_labels_are_folders(tmp_path):
     fill(tmp_path, *(f"train/cats/{i}.png" for i in range(9)))
     fill(tmp_path, *(f"test/{kind}/{i}.png" for kind in "ba" for i in range(2)))

@@ -1,5 +1,6 @@
 """Storage that nodes share: whole files, arrays fetched once and checked, checkpoints of trials."""
 
+import errno
 import tempfile
 
 import pytest
@@ -43,6 +44,46 @@ def test_damaged_arrays_are_found_out_and_leave_nothing(on_a_node, prepared, tmp
     with pytest.raises(InputError, match=r"valid\.npy: damaged"):
         on_a_node()
     assert [path.suffix for path in (tmp_path / "local").rglob("*") if path.is_file()] == [".lock"]
+
+
+def test_arrays_larger_than_memory(on_a_node, prepared, tmp_path, monkeypatch):
+    """Neither way is a file ever in memory as a whole: it goes in pieces, which are small here."""
+    monkeypatch.setattr("flowvae.files.PIECE", 1000)
+    monkeypatch.setattr("pipeline.distributed.storage.PIECE", 1000)
+    sizes = []
+    write, read = Storage.write_pieces, Storage.pieces
+
+    def heard(pieces):
+        for piece in pieces:
+            sizes.append(len(piece))
+            yield piece
+
+    monkeypatch.setattr(Storage, "write_pieces", lambda self, name, pieces: write(self, name, heard(pieces)))
+    monkeypatch.setattr(Storage, "pieces", lambda self, name: heard(read(self, name)))
+    share_arrays(prepared, str(tmp_path / "storage"))
+    folder = on_a_node()
+    total = sum(path.stat().st_size for path in folder.iterdir())
+    assert sum(sizes) == 2 * total and max(sizes) == 1000
+
+
+def test_half_an_array_is_shared_again(on_a_node, prepared, tmp_path):
+    """As a store may have it where a driver was killed."""
+    name = share_arrays(prepared, str(tmp_path / "storage"))
+    path = tmp_path / f"storage/data/{name}/train.npy"
+    path.write_bytes(path.read_bytes()[:100])
+    share_arrays(prepared, str(tmp_path / "storage"))
+    assert (on_a_node() / "train.npy").read_bytes() == (prepared / "train.npy").read_bytes()
+
+
+def test_an_array_that_cannot_be_read_is_not_the_fault_of_the_storage(prepared, tmp_path, monkeypatch):
+    def broken(path):
+        yield b"some"
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("pipeline.distributed.arrays.pieces", broken)
+    with pytest.raises(InputError, match=r"train\.npy: cannot be read \(Input/output error\); run the stage 'prepare'"):
+        share_arrays(prepared, str(tmp_path / "storage"))
+    assert not [path for path in (tmp_path / "storage").rglob("*") if path.is_file()]
 
 
 def test_arrays_that_were_never_shared(on_a_node):
