@@ -32,10 +32,10 @@ def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], object]) 
         partial.unlink(missing_ok=True)
 
 
-def pieces(path: Path) -> Iterator[bytes]:
-    """The content of a file, never much of it at a time."""
+def pieces(path: Path, num_bytes: int = 1 << 20) -> Iterator[bytes]:
+    """The content of a file, so many bytes at a time."""
     with path.open("rb") as file:
-        while piece := file.read(PIECE):
+        while piece := file.read(num_bytes):
             yield piece
 
 
@@ -45,6 +45,3 @@ def sha256(path: Path) -> str:
     for piece in pieces(path):
         digest.update(piece)
     return digest.hexdigest()
-
-
-PIECE = 1 << 20  # bytes

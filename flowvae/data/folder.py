@@ -96,7 +96,8 @@ def image_endings() -> set[str]:
 KNOWN_BUT_NOT_READ = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # without another program
 
 
-FOLDERS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}  # to splits
+# Folders, whatever their case, and their splits.
+FOLDERS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
 
 
 class Split(NamedTuple):
@@ -120,13 +121,13 @@ def split_folder(images: ImageFiles, data: DataConfig) -> Split:
         InputError: there is a folder train or test without the other, or images lie beside them.
     """
     tops = [name.split("/")[0] if "/" in name else "" for name in images.names]
-    parts = np.array([FOLDERS.get(top, "") for top in tops])
+    parts = np.array([FOLDERS.get(top.lower(), "") for top in tops])
     found = set(parts.tolist())
     if not found & set(SPLITS):
         return split_at_random(images, data)
     for split in ("train", "test"):
         if split not in found:
-            there = ", ".join(sorted({top for top in tops if top in FOLDERS}))
+            there = ", ".join(sorted({top for top in tops if top.lower() in FOLDERS}))
             raise InputError(
                 f"data.folder.path: {images.folder} has images in {there}, and none in {split}; "
                 "give it train and test (and valid), or none of them"

@@ -6,14 +6,15 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 from filelock import FileLock
 
 from flowvae.data.arrays import METADATA, Metadata, read_metadata
 from flowvae.errors import InputError
-from flowvae.files import pieces, sha256
-from pipeline.distributed.storage import Storage
+from flowvae.files import pieces, sha256, write_atomically
+from pipeline.distributed.storage import PIECE, Storage
 from pipeline.placement import Placement
 
 
@@ -40,7 +41,7 @@ def share_file(path: Path, storage: Storage) -> None:
 
     def content() -> Iterator[bytes]:
         with readable(path):
-            yield from pieces(path)
+            yield from pieces(path, PIECE)
 
     with readable(path):
         num_bytes = path.stat().st_size
@@ -106,8 +107,12 @@ def fetch_arrays(target: Path, uri: str, name: str) -> None:
 
 def fetch_file(path: Path, storage: Storage) -> None:
     """Copy the file of that name from there."""
+    content = storage.pieces(path.name)
     try:
-        with path.open("wb") as file:
-            file.writelines(storage.pieces(path.name))
+        first = next(content, b"")
     except FileNotFoundError as error:
         raise InputError(f"{storage.folder}/{path.name}: not in storage; run the stage again from the start") from error
+    try:
+        write_atomically(path, lambda file: file.writelines(chain((first,), content)))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); make room on this node") from error

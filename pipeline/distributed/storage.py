@@ -1,5 +1,6 @@
 """Storage that all nodes of a cluster see: a folder, or a bucket."""
 
+import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ import pyarrow.fs
 
 from flowvae.checkpoint import KEPT, NAME, Checkpoint, Clock, Interval
 from flowvae.errors import InputError
-from flowvae.files import PIECE
 from pipeline.fitting import warn
+
+PIECE = 32 << 20  # bytes sent or fetched at a time: smaller ones wait for the network more often
 
 
 class StorageError(InputError):
@@ -96,14 +98,21 @@ class Storage:
         self.write_pieces(name, (content,))
 
     def write_pieces(self, name: str, pieces: Iterable[bytes]) -> None:
-        """As `write`, of contents that may be larger than memory."""
+        """As `write`, of contents that may be larger than memory.
+
+        Args:
+            name: inside the folder.
+            pieces: the contents in order, best of PIECE bytes each.
+        """
         path = f"{self.folder}/{name}"
-        partial = f"{path}.partial" if isinstance(self.filesystem, pyarrow.fs.LocalFileSystem) else path
+        local = isinstance(self.filesystem, pyarrow.fs.LocalFileSystem)
+        partial = f"{path}.{secrets.token_hex(4)}.partial" if local else path  # others may be writing the same
         with self._answering():
             self.filesystem.create_dir(path.rpartition("/")[0])
             with self._whole(partial) as file:
                 for piece in pieces:
                     file.write(piece)
+                    file.flush()  # else all that is sent waits in memory for its turn
             if partial != path:
                 self.filesystem.move(partial, path)
 
@@ -139,14 +148,16 @@ class Storage:
 
     @contextmanager
     def _whole(self, path: str) -> Iterator[pyarrow.NativeFile]:
-        """A file to write, gone if that fails: closing makes an object of whatever was sent."""
+        """A file to write. Closing makes an object of whatever was sent; one that is not whole is deleted."""
+        file = self.filesystem.open_output_stream(path)
         try:
-            with self.filesystem.open_output_stream(path) as file:
-                yield file
+            yield file
         except BaseException:
-            with suppress(OSError):  # why the writing failed says more
+            with suppress(OSError):  # what went wrong before says more; and what could not be closed is no object
+                file.close()
                 self.filesystem.delete_file(path)
             raise
+        file.close()
 
     def _list(self, *, recursive: bool) -> list[pyarrow.fs.FileInfo]:
         with self._answering():

@@ -75,7 +75,7 @@ def test_split_by_folders(tmp_path):
     assert "seed 0" in source.split
 
 
-@pytest.mark.parametrize("name", ["val", "validation"])
+@pytest.mark.parametrize("name", ["val", "validation", "Valid"])
 def test_other_names_of_the_validation_folder(tmp_path, name):
     fill(tmp_path, *(f"train/{i}.png" for i in range(20)), f"{name}/x/9.png", "test/7.png")
     source = read_folder(tmp_path, settings(tmp_path))

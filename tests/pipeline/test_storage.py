@@ -48,7 +48,7 @@ def test_damaged_arrays_are_found_out_and_leave_nothing(on_a_node, prepared, tmp
 
 def test_arrays_larger_than_memory(on_a_node, prepared, tmp_path, monkeypatch):
     """Neither way is a file ever in memory as a whole: it goes in pieces, which are small here."""
-    monkeypatch.setattr("flowvae.files.PIECE", 1000)
+    monkeypatch.setattr("pipeline.distributed.arrays.PIECE", 1000)
     monkeypatch.setattr("pipeline.distributed.storage.PIECE", 1000)
     sizes = []
     write, read = Storage.write_pieces, Storage.pieces
@@ -76,7 +76,7 @@ def test_half_an_array_is_shared_again(on_a_node, prepared, tmp_path):
 
 
 def test_an_array_that_cannot_be_read_is_not_the_fault_of_the_storage(prepared, tmp_path, monkeypatch):
-    def broken(path):
+    def broken(path, num_bytes):
         yield b"some"
         raise OSError(errno.EIO, "Input/output error")
 
@@ -84,6 +84,32 @@ def test_an_array_that_cannot_be_read_is_not_the_fault_of_the_storage(prepared, 
     with pytest.raises(InputError, match=r"train\.npy: cannot be read \(Input/output error\); run the stage 'prepare'"):
         share_arrays(prepared, str(tmp_path / "storage"))
     assert not [path for path in (tmp_path / "storage").rglob("*") if path.is_file()]
+
+
+def test_two_that_write_the_same_do_not_mix(tmp_path):
+    """One starts while the other is at it; whoever ends last is what is there, whole."""
+    storage = Storage.of(str(tmp_path), "x")
+
+    def slow():
+        yield b"slow"
+        storage.write("name", b"quick")
+        assert storage.read("name") == b"quick"
+        yield b"ly"
+
+    storage.write_pieces("name", slow())
+    assert storage.read("name") == b"slowly"
+    assert [path.name for path in (tmp_path / "x").iterdir()] == ["name"]
+
+
+def test_what_cannot_be_written_on_a_node_is_one_line(on_a_node, prepared, tmp_path, monkeypatch):
+    share_arrays(prepared, str(tmp_path / "storage"))
+
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("pipeline.distributed.arrays.write_atomically", full)
+    with pytest.raises(InputError, match=r"metadata\.json: cannot be written \(No space left on device\); make room"):
+        on_a_node()
 
 
 def test_arrays_that_were_never_shared(on_a_node):

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 import pyarrow.fs
 import pytest
 from killing import NO_PROXY, PATIENCE, free_port, kill_group, ray_node, wait_for, without
-from project import command, commit, dvc, edit_params, environment, stages_run, sweep_rows
+from project import ROOT, command, commit, dvc, edit_params, environment, stages_run, sweep_rows
 from tunnel import Tunnel
 
 pytestmark = pytest.mark.slow
@@ -227,6 +227,43 @@ def test_dvc_push_and_pull_on_s3(copy, bucket, tmp_path):
     command(copy, "git", "clone", "--quiet", str(copy), str(tmp_path / "clone"))
     dvc(tmp_path / "clone", "pull", **where)
     assert stages_run(dvc(tmp_path / "clone", "repro", **where)) == set()
+
+
+SEND_MUCH = """
+import sys
+import pyarrow
+from pipeline.distributed.storage import PIECE, Storage
+
+storage = Storage.of(sys.argv[1], "much")
+storage.write("kept", b"whole")
+
+def some_and_then_none():
+    yield b"half of it"
+    raise RuntimeError
+
+try:
+    storage.write_pieces("broken", some_and_then_none())
+except RuntimeError:
+    pass
+assert storage.read("broken") is None and storage.read("kept") == b"whole"
+
+num_pieces = 12
+storage.write_pieces("large", (bytes([i]) * PIECE for i in range(num_pieces)))
+assert storage.has("large", num_pieces * PIECE) and not storage.has("large", PIECE)
+found = list(storage.pieces("large"))
+assert b"".join(found) == b"".join(bytes([i]) * PIECE for i in range(num_pieces))
+print(pyarrow.default_memory_pool().max_memory() / PIECE)
+"""
+
+
+def test_arrays_larger_than_memory_go_to_s3_and_come_back(bucket, tmp_path):
+    endpoint, credentials = bucket
+    uri = f"s3://flowvae/work?endpoint_override={endpoint}&scheme=http"
+    (tmp_path / "project").mkdir()
+    ran = command(
+        tmp_path / "project", sys.executable, "-c", SEND_MUCH, uri, PYTHONPATH=str(ROOT), **NO_PROXY, **credentials
+    )
+    assert float(ran.stdout) < 4  # pieces at a time
 
 
 def test_a_sweep_comes_home_by_s3(copy, at_home, bucket, tmp_path):
