@@ -111,9 +111,7 @@ def fit(
         try:
             batches = order.to(train.pixels.device).split(config.batch_size)[step_in_epoch:]
             for indices, pixels in gathered(train, batches, workers.share):  # (batch,), uint8 (share, C, H, W)
-                if not config.max_halvings or state.step % steps_per_epoch == 0:
-                    # A run that may go back does so to the start of an epoch, however often it was killed.
-                    checkpoints.offer(state.step, partial(capture_finite, state, epoch + 1, indices))
+                checkpoints.offer(state.step, partial(capture_finite, state, epoch + 1, indices))
                 position = (epoch, state.step)
                 share = workers.share(len(indices))
                 draws = generator(device, seed, "binarization", *position)

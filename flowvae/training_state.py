@@ -67,6 +67,7 @@ class TrainingState:
         """Zero the sums; with `keep`, remember this point for `go_back`."""
         self.sums.zero_()
         self.grad_norms.zero_()
+        self.epoch_start = None
         self.epoch_start = self.capture().clone() if keep else None
 
     def end_step(self, terms: Tensor, grad_norm: Tensor) -> None:
@@ -102,7 +103,11 @@ class TrainingState:
             "halvings": self.halvings,
             "records": [asdict(record) for record in self.records],
         }
-        return Checkpoint(self.step, dict(self._tensors()), progress)
+        tensors = dict(self._tensors())
+        if start := self.epoch_start:
+            tensors |= {f"epoch_start/{name}": tensor for name, tensor in start.tensors.items()}
+            progress["epoch_start"] = {"step": start.step, "progress": start.progress}
+        return Checkpoint(self.step, tensors, progress)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """The state that `capture` saw, to the bit."""
@@ -124,6 +129,8 @@ class TrainingState:
         self.step, self.best = checkpoint.step, progress["best"]
         self.epochs_since_best, self.halvings = progress["epochs_since_best"], progress["halvings"]
         self.records = [EpochRecord(**record) for record in progress["records"]]
+        if start := progress.get("epoch_start"):
+            self.epoch_start = Checkpoint(start["step"], part(tensors, "epoch_start"), start["progress"])
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         groups = {

@@ -149,6 +149,8 @@ def warn_of_unfinished(params: Params, rows: list[dict[str, Any]]) -> None:
     """A line on stderr for each trial that did not finish."""
     for ended in (row for row in rows if row["status"] in ("failed", "diverged")):
         print(f"{params.sweep.section}: {ended['trial']} {ended['status']}: {ended['reason']}", file=sys.stderr)
+    if any(row["status"] == "failed" for row in rows):
+        print(f"{params.sweep.section}: dvc repro -f {params.sweep.section} tries failed trials again", file=sys.stderr)
 
 
 def columns(params: Params) -> list[str]:

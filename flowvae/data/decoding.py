@@ -63,6 +63,8 @@ def to_8_bits(image: Image.Image, mode: str) -> Image.Image:
     if image.mode in SCALES:
         scale = SCALES[image.mode]
         image = image.convert("I").point(lambda value: value * scale + 0.5).convert("L")
+    if image.mode == "LAB":  # from which no way leads to grey
+        image = image.convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image)

@@ -89,10 +89,11 @@ def walk(folder: Path) -> Iterator[str]:
 def image_endings() -> set[str]:
     """Of the formats that Pillow reads by itself: .png, .jpg, ..."""
     endings = Image.registered_extensions()  # which loads all of Pillow's plugins
-    formats = Image.OPEN.keys() - KNOWN_BUT_NOT_READ
+    formats = (Image.OPEN.keys() | READ_AS_JPEG) - KNOWN_BUT_NOT_READ
     return {ending for ending, form in endings.items() if form in formats}
 
 
+READ_AS_JPEG = {"MPO"}
 KNOWN_BUT_NOT_READ = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # without another program
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 MAX_GREY = 255
 ALL = slice(None)
+FROZEN_AT_ONCE = 1000  # images drawn: as floats they take four times their memory
 Reading = Literal["bits", "dynamic", "levels"]
 
 
@@ -92,5 +93,8 @@ class ImageSet:
         """The same images as fixed values: one draw if the reading is dynamic, else the set itself."""
         if self.reading != "dynamic":
             return self
-        grey = self.pixels.to(self.device).to(torch.float32).div_(MAX_GREY)
-        return ImageSet(torch.bernoulli(grey, generator=noise).to(torch.uint8), "bits")
+        bits = torch.empty_like(self.pixels)
+        for grey, drawn in zip(self.pixels.split(FROZEN_AT_ONCE), bits.split(FROZEN_AT_ONCE), strict=True):
+            mean = grey.to(self.device).to(torch.float32).div_(MAX_GREY)
+            drawn.copy_(torch.bernoulli(mean, generator=noise))
+        return ImageSet(bits, "bits", self.home)

@@ -65,7 +65,7 @@ def decode_files(
     num_processes: int,
     on_progress: Callable[[int, int], None],
 ) -> tuple[dict[str, Rows], dict[str, Corrupt]]:
-    """Decode what `work` does not hold yet.
+    """Decode what `work` does not hold yet, and what could not be read when it was begun.
 
     Args:
         images: by split.
@@ -80,9 +80,12 @@ def decode_files(
         OSError: the disk is full, or the like; what was done stays.
     """
     work.mkdir(parents=True, exist_ok=True)
+    if not all(is_whole(work / f"{split}.raw", files) for split, files in images.items()):
+        (work / JOURNAL).unlink(missing_ok=True)  # it tells of images that are not there
     arrays = {split: raw_array(work / f"{split}.raw", files) for split, files in images.items()}
     with Journal(work / JOURNAL) as journal:
-        todo = [key for key in all_chunks(images) if key not in journal.done]
+        # What could not be read is tried again: the fault may have been the disk's, or that of its rights.
+        todo = [key for key in all_chunks(images) if journal.done.get(key) != []]
         total = sum(map(len, images.values()))
         done = total - sum(size_of_chunk(images[split], start) for split, start in todo)
         on_progress(done, total)
@@ -123,6 +126,11 @@ def chunk_of(files: ImageFiles) -> int:
 def size_of_chunk(files: ImageFiles, start: int) -> int:
     """Images of the chunk that begins there; the last one is shorter."""
     return min(chunk_of(files), len(files) - start)
+
+
+def is_whole(path: Path, files: ImageFiles) -> bool:
+    """Whether the file of an array is there, and as long as it must be."""
+    return path.exists() and path.stat().st_size == len(files) * math.prod(files.image_shape)
 
 
 def raw_array(path: Path, files: ImageFiles) -> np.ndarray:

@@ -8,7 +8,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 MapShape = tuple[int, int, int]  # channels, height, width
 NetShape = tuple[int, int, tuple[int, int]]  # channels in and out, height and width
@@ -102,14 +101,29 @@ class Channels:
         return self.sizes[1 - moved], 2 * self.sizes[moved], self.size
 
     def split(self, z: Tensor) -> list[Tensor]:
-        squeezed = pixel_unshuffle(z.unflatten(-1, self.map_shape), self.factor)
-        return list(squeezed.split(self.sizes, dim=-3))
+        return list(squeeze(z.unflatten(-1, self.map_shape), self.factor).split(self.sizes, dim=-3))
 
     def join(self, blocks: Sequence[Tensor]) -> Tensor:
-        return pixel_shuffle(torch.cat(blocks, dim=-3), self.factor).flatten(-3)
+        return unsqueeze(torch.cat(blocks, dim=-3), self.factor).flatten(-3)
 
     def confine(self, raw: Tensor, moved: int) -> Tensor:
         return raw
+
+
+def squeeze(x: Tensor, factor: int) -> Tensor:
+    """Space to depth: (*leading, C, H, W) -> (*leading, C factor^2, H / factor, W / factor).
+
+    As `pixel_unshuffle`, which leaves a batch without images as it is (torch 2.14).
+    """
+    *_, height, width = x.shape
+    squares = x.unflatten(-1, (width // factor, factor)).unflatten(-3, (height // factor, factor))
+    return squares.movedim((-3, -1), (-4, -3)).flatten(-5, -3)  # (..., C, h, i, w, j) -> (..., C, i, j, h, w)
+
+
+def unsqueeze(x: Tensor, factor: int) -> Tensor:
+    """The inverse of `squeeze`."""
+    squares = x.unflatten(-3, (x.shape[-3] // factor**2, factor, factor))
+    return squares.movedim((-4, -3), (-3, -1)).flatten(-2).flatten(-3, -2)
 
 
 def checkerboard(height: int, width: int) -> Tensor:

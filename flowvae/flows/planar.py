@@ -55,7 +55,8 @@ class PlanarTransform(Transform):
         """(*sample_shape, batch, D) -> (groups, N, D): one group per set of parameters."""
         if not self.amortised:
             return z.reshape(1, -1, z.shape[-1])
-        return z.reshape(-1, *z.shape[-2:]).transpose(0, 1)
+        rows = z.flatten(0, -3) if z.dim() > 2 else z[None]  # not reshape(-1, ...): the batch may be empty
+        return rows.transpose(0, 1)
 
     def _ungroup(self, grouped: Tensor, shape: torch.Size) -> Tensor:
         return (grouped.transpose(0, 1) if self.amortised else grouped).reshape(shape)

@@ -23,10 +23,11 @@ def run(params: Params) -> None:
     bits = generator(device, config.seed, "binarization")
     images = open_images(paths.PREPARED, "test", device).freeze(bits)
     order = generator("cpu", config.seed, "pairs")
-    try:
-        pairs = pairs_to_join(open_labels(paths.PREPARED), config.num_pairs, order).to(device)
-    except ValueError as error:
-        raise InputError(f"params.yaml: interpolation.num_pairs: {error}") from error
+    pairs = pairs_to_join(open_labels(paths.PREPARED), config.num_pairs, order).to(device)
+    if not len(pairs):
+        raise InputError(f"{paths.PREPARED}/test.npy: expected at least 2 images to join, found {len(images)}")
+    if len(pairs) < config.num_pairs:
+        print(f"interpolate: {len(pairs)} pairs of test images, not {config.num_pairs}: there are no more")
     levels, halves = eight_bit(read_metadata(paths.PREPARED).binarization), []
     for variant in (config.left, config.right):
         vae = load(paths.MODELS / run_key(variant, params.seeds[0]), device)
@@ -40,8 +41,8 @@ def run(params: Params) -> None:
 
 
 def pairs_to_join(labels: Tensor, num_pairs: int, generator: torch.Generator) -> Tensor:
-    """Pairs of different labels, or any pairs of data without labels, which have 0 for all; shape (num_pairs, 2)."""
-    if labels.any():
+    """Pairs of different labels, or any pairs where all labels are alike; as many as there are, shape (pairs, 2)."""
+    if (labels != labels[:1]).any():
         return different_label_pairs(labels, num_pairs, generator)
     return random_pairs(len(labels), num_pairs, generator)
 

@@ -1,5 +1,6 @@
 """stability: which normalisation inside Real NVP lets deep stacks train; every depth with each, on Ray Tune."""
 
+from flowvae.errors import InputError
 from pipeline import paths
 from pipeline.files import write_csv
 from pipeline.params import Params
@@ -15,3 +16,5 @@ def run(params: Params) -> None:
     write_csv(paths.REPORTS / "stability.csv", rows, [*columns(study.params), SPEED])
     stability_figure(rows, describe(study.params, study.metadata), paths.FIGURES / "stability.png")
     warn_of_unfinished(study.params, rows)
+    if all(row["status"] == "failed" for row in rows):
+        raise InputError("no trial was trained; the reasons are above and in reports/stability.csv")

@@ -10,6 +10,7 @@ from pipeline import paths
 from pipeline.files import write_csv, write_text
 from pipeline.params import Params
 from pipeline.points import nested
+from pipeline.preset import overlay
 from pipeline.report.depth import depth_figure
 from pipeline.trials import SPEED, columns, describe, warn_of_unfinished
 
@@ -30,7 +31,7 @@ def run(params: Params) -> None:
 
 
 def best(params: Params, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """A preset: the depth of each family that was best on validation, and the other values of the best trial of all."""
+    """A preset: each family's depth and flow that were best on validation, other values from the best trial of all."""
     finished = [row for row in rows if row["status"] == "finished"]
     if not finished:
         raise InputError("no trial finished; the reasons are above and in reports/sweep.csv")
@@ -38,15 +39,21 @@ def best(params: Params, rows: list[dict[str, Any]]) -> dict[str, Any]:
     for name, family in params.sweep.chosen.families.items():
         members = [row for row in finished if row["family"] == name]
         if members:
-            depth = min(members, key=validation)["num_transforms"]
-            variants[name] = family.flow | {"num_transforms": depth}
+            best_of_family = min(members, key=validation)
+            chosen = values(params, best_of_family).get("flow", {})
+            variants[name] = overlay(family.flow, chosen) | {"num_transforms": best_of_family["num_transforms"]}
     winner = min(finished, key=validation)
     preset = {
         "variants": variants,
         "interpolation": {"left": next(iter(variants)), "right": winner["family"]},
         "report": {"reference": next(iter(variants))},
     }
-    return preset | nested({path: winner[path] for path in params.sweep.chosen.over})
+    return preset | {name: value for name, value in values(params, winner).items() if name != "flow"}
+
+
+def values(params: Params, row: dict[str, Any]) -> dict[str, Any]:
+    """Of what the sweep varies, by section."""
+    return nested({path: row[path] for path in params.sweep.chosen.over})
 
 
 def validation(row: dict[str, Any]) -> float:

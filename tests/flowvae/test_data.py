@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from flowvae.data import images
 from flowvae.data.arrays import METADATA, mapped, open_images, open_labels, read_metadata, write_arrays
 from flowvae.data.batches import gathered
 from flowvae.data.binarization import binarize
@@ -109,6 +110,14 @@ def test_freezing_draws_once():
     assert torch.equal(grey.freeze(noise()).pixels, frozen.pixels)
     assert not torch.equal(grey.freeze(noise(1)).pixels, frozen.pixels)
     assert frozen.freeze(noise(1)) is frozen
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 19])
+def test_what_is_frozen_does_not_depend_on_how_many_are_drawn_at_once(monkeypatch, at_once):
+    grey = ImageSet(ramp(20), "dynamic")
+    whole = grey.freeze(noise())
+    monkeypatch.setattr(images, "FROZEN_AT_ONCE", at_once)
+    assert torch.equal(grey.freeze(noise()).pixels, whole.pixels)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

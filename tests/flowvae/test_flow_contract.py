@@ -78,6 +78,17 @@ def test_images_are_mapped_one_by_one(family, settings, latent_shape):
 
 
 @every_flow
+@pytest.mark.parametrize("sample_shape", [(), (2,)])
+@pytest.mark.parametrize("training", [True, False])
+def test_no_image_at_all(family, settings, sample_shape, training):
+    """As a worker has in a batch of fewer images than workers."""
+    flow = perturbed(family, settings, (4,)).train(training)
+    z = torch.zeros(*sample_shape, 0, 4).double()
+    out, ladj = flow(context_for(flow, batch=0)).call_and_ladj(z)
+    assert out.shape == z.shape and ladj.shape == z.shape[:-1]
+
+
+@every_flow
 @every_shape
 def test_round_trip_or_a_clear_refusal(family, settings, latent_shape):
     flow = perturbed(family, settings, latent_shape)

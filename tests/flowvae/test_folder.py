@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from datafiles import random_pixels
 from examples import data_config
-from PIL import Image
+from PIL import Image, ImageCms
 
 from flowvae.data.decoding import decode
 from flowvae.data.folder import folder_fingerprint, read_folder
+from flowvae.data.streaming import decode_source
 from flowvae.errors import InputError
 
 DATA_ROOT = os.environ.get("FLOWVAE_DATA_ROOT")
@@ -114,6 +115,22 @@ def test_half_a_split(tmp_path, missing):
 def test_images_beside_a_split(tmp_path):
     fill(tmp_path, "train/1.png", "train/2.png", "test/1.png", "other/3.png")
     refused(tmp_path, "other/3.png", "outside train, valid, test")
+
+
+def test_all_that_pillow_reads(tmp_path):
+    """Also what it reads by the plugin of another format, and colours from which no way leads to grey."""
+    picture = Image.new("RGB", (8, 8), (200, 100, 50))
+    for i in range(8):
+        picture.save(tmp_path / f"{i}.mpo", save_all=True, append_images=[picture])
+        ImageCms.profileToProfile(
+            picture, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
+        ).save(tmp_path / f"{i}.tif")
+    for color in (True, False):
+        source = read(tmp_path, color=color)
+        names = [name for split in names_of(source).values() for name in split]
+        assert {os.path.splitext(name)[1] for name in names} == {".mpo", ".tif"} and len(names) == 16
+        _, corrupt = decode_source(source, tmp_path / f"work-{color}", 1, lambda done, total: None)
+        assert not any(corrupt.values())
 
 
 def test_too_few_images(tmp_path):

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from examples import random
+from torch.nn.functional import pixel_unshuffle
 
-from flowvae.flows.partitions import Channels, Checkerboard, checkerboard
+from flowvae.flows.partitions import Channels, Checkerboard, checkerboard, squeeze, unsqueeze
 
 MAPS = [(1, 4, 4), (2, 2, 4), (3, 3, 2), (2, 1, 1), (1, 1, 2), (1, 3, 3), (5, 1, 1)]
 
@@ -15,6 +16,14 @@ def test_partitions_come_apart_and_together(map_shape):
     board = checkerboard(*map_shape[1:]).double()
     for partition in (Checkerboard(map_shape, board), Channels(map_shape)):
         assert torch.equal(partition.join(partition.split(z)), z)
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_squeeze_is_torchs(factor):
+    x = random(1, 2, 3, 5, 6, 12)
+    squeezed = squeeze(x, factor)
+    assert torch.equal(squeezed, pixel_unshuffle(x, factor))
+    assert torch.equal(unsqueeze(squeezed, factor), x)
 
 
 def test_a_squeeze_takes_squares_of_2_x_2_to_channels():

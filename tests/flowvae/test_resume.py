@@ -13,6 +13,7 @@ from flowvae.errors import InputError
 from flowvae.training import fit
 
 GREY = ImageSet(torch.arange(20 * 16, dtype=torch.uint8).view(20, 1, 4, 4), "dynamic")
+VALID = random_bits(6, seed=1)
 STEPS = 12  # 4 epochs of 3
 
 
@@ -93,6 +94,43 @@ def test_every_normalisation_resumes(tmp_path, family, settings, changes):
         train(folder(tmp_path), family=family, settings=settings, **changes),
         train(None, None, family, settings, **changes),
     )
+
+
+class Poisoned:
+    """Breaks a weight after step 5, the first time; dies at a call of its own."""
+
+    def __init__(self, vae, whole=True, kill_at=None):
+        self.vae, self.whole, self.kill_at, self.calls = vae, whole, kill_at, 0
+
+    def __call__(self, step, num_steps):
+        self.calls += 1
+        if self.calls == self.kill_at:
+            raise KilledError
+        if step == 5 and self.whole:
+            self.whole = False
+            next(self.vae.parameters()).data.fill_(torch.nan)
+
+
+@pytest.mark.parametrize("kill_at", range(1, 15))
+def test_a_run_that_goes_back_resumes_where_it_was_killed(tmp_path, kill_at):
+    """Before, at and after going back to step 3 from step 5; checkpoints come in the middle of an epoch too."""
+
+    def run(checkpoints, **how):
+        vae = tiny_vae("planar", std=0).float()
+        on_step = Poisoned(vae, **how)
+        config = training_config(max_halvings=2)
+        records = fit(vae, GREY, VALID, config, seed=0, checkpoints=checkpoints, on_step=on_step)
+        return vae.state_dict(), records
+
+    expected = run(folder(tmp_path / "whole"))
+    assert [record.halvings for record in expected[1]] == [0, 1, 1, 1]
+    with pytest.raises(KilledError):
+        run(folder(tmp_path), kill_at=kill_at)
+    latest = folder(tmp_path).latest()
+    if 1 < kill_at <= 5:
+        assert latest.step == kill_at - 1
+    before = latest is None or not latest.progress["halvings"]  # then it breaks again, as it would by itself
+    same(run(folder(tmp_path), whole=before), expected)
 
 
 def test_checkpoints_change_nothing(tmp_path):

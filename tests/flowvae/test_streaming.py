@@ -134,6 +134,29 @@ def test_what_is_done_is_not_done_again(folder, tmp_path):
     )
 
 
+def test_what_could_not_be_read_is_tried_again(folder, damaged, tmp_path):
+    """The files' names, sizes and times may be as before: the disk was away, or they might not be read."""
+    names = {split: files.names for split, files in files_in(folder).items()}
+    images = {split: ImageFiles(damaged, names[split], HOW) for split in COUNTS}
+    _, corrupt = decode_files(images, tmp_path / "work", 2, quiet)
+    assert sum(map(len, corrupt.values())) == 6
+    for path in damaged.iterdir():
+        path.unlink()
+        path.symlink_to(folder / path.name)
+    rows, corrupt = decode_files(images, tmp_path / "work", 2, quiet)
+    assert not any(corrupt.values())
+    assert all(np.array_equal(pixels_of(rows[split]), by_hand(files)) for split, files in files_in(folder).items())
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: os.truncate(path, 100)])
+def test_a_journal_without_its_images_is_not_believed(folder, tmp_path, damage):
+    images = files_in(folder)
+    decode_files(images, tmp_path, 2, quiet)
+    damage(tmp_path / "train.raw")
+    rows, _ = decode_files(images, tmp_path, 2, quiet)
+    assert all(np.array_equal(pixels_of(rows[split]), by_hand(images[split])) for split in COUNTS)
+
+
 SLOW = """
 import sys, time
 from pathlib import Path

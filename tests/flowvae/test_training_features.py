@@ -4,12 +4,13 @@ import copy
 
 import pytest
 import torch
-from examples import outputs_of, random_bits, tiny_vae, training_config
+from examples import FLOW_SETTINGS, outputs_of, random_bits, tiny_vae, training_config
 from test_training import grey, watch
 
 from flowvae import training
 from flowvae.objectives import elbo, importance_weighted_bound, kl
 from flowvae.training import NonFiniteLossError, fit
+from flowvae.validation import validate
 from flowvae.workers import Alone
 
 VALID = random_bits(6, seed=1)
@@ -96,6 +97,13 @@ def test_shares_of_validation_are_a_partition():
         fit(vae, random_bits(8), VALID, training_config(epochs=1), seed=0, workers=workers)
     whole, first, second = (batches[0] for batches in seen)
     assert all(torch.equal(torch.cat(halves), both) for *halves, both in zip(first, second, whole, strict=True))
+
+
+@pytest.mark.parametrize("family", FLOW_SETTINGS)
+def test_validation_of_fewer_images_than_workers(family):
+    vae, images = tiny_vae(family), random_bits(3)
+    parts = [validate(vae, images, seed=0, workers=Part(rank, 5)) for rank in range(5)]
+    assert [sum(column) for column in zip(*parts)] == pytest.approx(validate(vae, images, seed=0), rel=1e-9)
 
 
 def test_importance_weighted_objective_of_one_draw_is_the_elbo():

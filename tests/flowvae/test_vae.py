@@ -50,6 +50,16 @@ def test_every_likelihood_is_here():
 
 @every_model
 @every_likelihood
+def test_no_image_at_all(layers, latent_shape, likelihood):
+    """As a worker has in a batch of fewer images than workers."""
+    vae = build_vae(config_of(layers, latent_shape, likelihood), seed=0)
+    for training in (True, False):
+        densities = vae.train(training)(images_for(likelihood, (3, 8, 12), 0), torch.randn(0, vae.latent_dim))
+        assert [len(term) for term in densities] == [0, 0, 0, 0]
+
+
+@every_model
+@every_likelihood
 @pytest.mark.parametrize("image_shape", [(3, 8, 12), (1, 8, 12)])
 def test_latents_are_flat_and_densities_one_per_image(layers, latent_shape, likelihood, image_shape):
     vae = build_vae(config_of(layers, latent_shape, likelihood, image_shape), seed=0)

@@ -68,7 +68,10 @@ def run_stage(monkeypatch, capsys) -> Iterator[Callable[..., Outcome]]:
         code = main()
         return Outcome(code, capsys.readouterr().err.splitlines())
 
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the environment says, which a new process would read
     yield run
+    torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(False)
 
 

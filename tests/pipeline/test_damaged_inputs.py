@@ -176,6 +176,6 @@ def test_run_that_params_do_not_declare(files, complaint, name):
     assert complaint(files, name, "--variant", "vae", "--seed", "7").startswith("params.yaml: seeds: ")
 
 
-def test_more_pairs_than_digits(files, complaint):
-    edit_params(files, lambda params: params["interpolation"].update(num_pairs=300))
-    assert "params.yaml: interpolation.num_pairs: " in complaint(files, *INTERPOLATE)
+def test_more_pairs_than_digits(files, run_stage):
+    edit_params(files, lambda params: params["interpolation"].update(num_pairs=3000))
+    assert run_stage(files, *INTERPOLATE).code == 0

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from flowvae.files import sha256
-from flowvae.interpolation import random_pairs
 from pipeline.stages.interpolate import pairs_to_join
 
 LABELS = torch.tensor([0, 1, 2] * 20, dtype=torch.uint8)
@@ -33,9 +32,10 @@ def test_any_pairs_where_there_are_none(num_pairs):
     assert not torch.equal(pairs, pairs_to_join(NONE, num_pairs, draws(1)))
 
 
-def test_too_few_images():
-    with pytest.raises(ValueError, match="expected 62 images for 31 pairs, found 60"):
-        random_pairs(60, 31, draws())
+@pytest.mark.parametrize("labels", [[1], [], [2] * 9, [0] * 8 + [1]], ids=str)
+def test_as_many_pairs_as_there_are(labels):
+    """Labels that are all alike are none."""
+    assert pairs_to_join(torch.tensor(labels), 8, draws()).shape == (1 if len(set(labels)) > 1 else len(labels) // 2, 2)
 
 
 def test_the_stage_joins_images_without_labels(files, run_stage):

@@ -49,6 +49,19 @@ def test_the_figure_is_the_same_each_time(tmp_path):
     assert pictures[0] == pictures[1]
 
 
+def test_a_study_of_which_nothing_was_trained_is_no_result(files):
+    """Nor is it locked: the next dvc repro may find the data mended."""
+    path = files / "data/prepared/train.npy"
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[:-1])
+    edit_params(files, lambda params: params["stability"]["budgets"]["tiny"].update(seeds=[7]))
+    ran = stage(files, "stability", **NO_PROXY)
+    assert ran.returncode == 1 and "Traceback" not in ran.stderr
+    assert ran.stderr.splitlines()[-1].startswith("stability: no trial was trained; ")
+    assert "dvc repro -f stability" in ran.stderr
+
+
 def test_what_dvc_repro_left(reproduced):
     rows = read_csv(reproduced.folder / "reports/stability.csv")
     assert [(row["family"], row["num_transforms"]) for row in rows] == [

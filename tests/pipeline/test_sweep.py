@@ -12,6 +12,7 @@ from project import command, edit_params, stage, sweep_rows
 from ruamel.yaml import YAML
 
 from pipeline.params import load_params
+from pipeline.stages.sweep import best
 
 PLANAR = {"flow": {"flow": "planar", "amortised": True}}
 
@@ -89,6 +90,36 @@ def test_the_best_is_a_preset(files):
     ran = command(files, sys.executable, "-m", "pipeline.preset", "reports/sweep_best.yaml", check=False)
     assert ran.returncode == 0, ran.stderr
     assert list(load_params(files / "params.yaml").variants) == ["none", "planar"]
+
+
+def test_the_best_flows_are_in_the_preset_too(files):
+    """Each family's own, and not those of the best family."""
+    flow = {"flow": "real_nvp", "context": True, "log_scale_bound": 2.0, "normalization": "none"}
+    flow |= {"weight_norm": False, "net_batch_norm": False, "hidden_features": [8]}
+    families = {name: {"flow": flow, "num_transforms": [1, 2]} for name in ("one", "two")}
+    over = {"flow.hidden_features": [[8], [16]], "training.learning_rate": [0.001, 0.002]}
+    edit_sweep(files, families=families, over=over)
+    edit_params(files, lambda params: params["sweep"]["budgets"]["tiny"].update(over=over))
+    params = load_params(files / "params.yaml")
+    losses = {("one", 2, 16, 0.001): 1.0, ("two", 1, 8, 0.002): 2.0}
+    rows = [
+        {
+            "family": family,
+            "num_transforms": depth,
+            "flow.hidden_features": [width],
+            "training.learning_rate": rate,
+            "status": "finished",
+            "valid_negative_elbo": losses.get((family, depth, width, rate), 3.0),
+        }
+        for family in families
+        for depth in (1, 2)
+        for width in (8, 16)
+        for rate in (0.001, 0.002)
+    ]
+    found = best(params, rows)
+    assert found["variants"]["one"] == flow | {"num_transforms": 2, "hidden_features": [16]}
+    assert found["variants"]["two"] == flow | {"num_transforms": 1, "hidden_features": [8]}
+    assert found["training"] == {"learning_rate": 0.001} and "flow" not in found
 
 
 def test_divergence_is_a_row_and_the_others_finish(files):
