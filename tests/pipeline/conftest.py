@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,9 @@ import torch
 from project import DISK, commit, copy_project, dvc, environment
 
 from pipeline.__main__ import main
+
+# Tests that a shell has started in the background would ignore Ctrl-C, as would all that they start; some send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Reproduced(NamedTuple):
