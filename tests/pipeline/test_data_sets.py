@@ -13,6 +13,7 @@ from killing import a_moment, start_stage, wait_for
 from PIL import Image
 from project import ROOT, copy_project, dvc, edit_params, stages_run
 
+from flowvae.data import streaming
 from flowvae.data.streaming import JOURNAL
 
 GREY = ("fashion-mnist", "kmnist", "emnist", "omniglot")
@@ -172,15 +173,25 @@ def test_corrupt_images_below_the_limit_are_left_out_and_said_so(project, run_st
     assert len(load(project, "test_labels")) == metadata["counts"]["test"]
 
 
-def test_a_limit_that_is_raised_decodes_nothing_again(project, run_stage, some_corrupt):
+def test_a_limit_that_is_raised_decodes_again_only_beside_what_could_not_be_read(
+    project, run_stage, some_corrupt, monkeypatch
+):
+    """What has to be tried again may be in order by now; the other chunks are taken as they lie there."""
+    monkeypatch.setattr(streaming, "CHUNK", 10)
     choose(project, "folder", folder={"path": str(some_corrupt)})
     run_stage(project, "fetch")
     assert run_stage(project, "prepare").code == 1
     (work,) = (project / "checkpoints").iterdir()
+    lines = map(json.loads, filter(None, (work / JOURNAL).read_text().splitlines()))
+    sound = {start for split, start, corrupt in lines if split == "train" and not corrupt}
     (work / "train.raw").write_bytes(b"M" * (work / "train.raw").stat().st_size)
     choose(project, "folder", max_corrupt=0.5)
     assert run_stage(project, "prepare").code == 0
-    assert (load(project, "train") == 77).all()  # taken as it lay there
+    taken = (load(project, "train") == 77).all((1, 2, 3))
+    metadata = metadata_of(project)
+    num_train = metadata["counts"]["train"] + metadata["corrupt"]["train"]
+    assert taken.sum() == sum(min(10, num_train - start) for start in sound)
+    assert taken.any() and not taken.all()
     assert not work.exists()
 
 
