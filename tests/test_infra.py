@@ -5,7 +5,9 @@ import os
 import socket
 import subprocess
 import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from ruamel.yaml import YAML
@@ -180,3 +182,31 @@ def test_automations_for_a_server_that_is_not_there_are_one_line(tmp_path):
     assert ran.returncode == 1
     (line,) = ran.stderr.splitlines()
     assert line.startswith("automations: PREFECT_API_URL 'http://127.0.0.1:9/api': ")
+
+
+def test_automations_are_declared_on_a_server_that_is_busy_for_a_while(tmp_path):
+    """With 503, as Prefect's does while others write to its database."""
+    seen = []
+
+    class Busy(BaseHTTPRequestHandler):
+        def answer(self):
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            seen.append(self.command)
+            status = 503 if len(seen) <= 2 else 404 if self.command == "GET" else 200
+            self.send_response(status)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"[]")
+
+        do_GET = do_POST = answer
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/api"
+        ran = run_script("automations.py", tmp_path, PREFECT_API_URL=address, NO_PROXY="127.0.0.1")
+        server.shutdown()
+    assert ran.returncode == 0, ran.stderr
+    assert seen[:3] == ["GET"] * 3

@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from requests.adapters import HTTPAdapter, Retry
 from ruamel.yaml import YAML
 
 BLOCK, WEBHOOK = "flowvae-webhook", "WEBHOOK"
 SECONDS = 30
+# A database that is busy answers 503 and has done nothing; Prefect's own client asks again too.
+BUSY = Retry(connect=0, read=0, status=6, backoff_factor=0.5, status_forcelist=[503], allowed_methods=None)
 
 
 class Server:
@@ -28,6 +31,8 @@ class Server:
 
     def __init__(self, address: str, authorization: str | None) -> None:
         self.address, self.session = address.rstrip("/"), requests.Session()
+        for scheme in ("http://", "https://"):
+            self.session.mount(scheme, HTTPAdapter(max_retries=BUSY))
         if authorization:
             self.session.auth = tuple(authorization.split(":", 1))
 
