@@ -112,8 +112,10 @@ def cases(path: Path, num_images: int) -> list[Case]:
     if not os.access(DROP_CACHES, os.W_OK):
         print(f"loading: {DROP_CACHES} cannot be written, so nothing is measured with cold pages")
         return found
-    size = f"of all {num_images * prod(SHAPE) / 1e9:.1f} GB, the page cache empty"
-    return found + [Case(f"{way}_cold", anew, num_images, iterate, size, drop_caches) for way, iterate in ways.items()]
+    state = f"of all {num_images * prod(SHAPE) / 1e9:.1f} GB, the page cache empty"
+    for way, iterate in ways.items():
+        found.append(Case(f"{way}_cold", anew, num_images, iterate, state, drop_caches))
+    return found
 
 
 def opened(path: Path) -> ImageSet:

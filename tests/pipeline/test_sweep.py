@@ -99,7 +99,6 @@ def test_the_best_flows_are_in_the_preset_too(files):
     families = {name: {"flow": flow, "num_transforms": [1, 2]} for name in ("one", "two")}
     over = {"flow.hidden_features": [[8], [16]], "training.learning_rate": [0.001, 0.002]}
     edit_sweep(files, families=families, over=over)
-    edit_params(files, lambda params: params["sweep"]["budgets"]["tiny"].update(over=over))
     params = load_params(files / "params.yaml")
     losses = {("one", 2, 16, 0.001): 1.0, ("two", 1, 8, 0.002): 2.0}
     rows = [
