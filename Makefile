@@ -1,4 +1,4 @@
-# make repro: from a fresh clone to the table. make test: from a fresh clone to passing tests.
+# make repro: from a fresh clone to the report. make test: from a fresh clone to passing tests.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,16 +8,20 @@ export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: repro test test-all lint bench prefect clean
+.PHONY: repro check test test-all lint bench prefect clean
 
 repro: $(VENV)/installed-pipeline
 	@git rev-parse --is-inside-work-tree >/dev/null 2>&1 || $(BIN)/dvc config --local core.no_scm true
 	@$(BIN)/python -m pipeline.workflow
-	@sed '/^## /,$$d' reports/results.md  # without what others reached
+	@sed '/^## /,$$d' reports/results.md  # without the studies and published results
 	@echo "The whole report: reports/index.html"
 
+# In under a minute: lint, types, and the quick tests of the library.
+check: lint
+	$(BIN)/python -m pytest -q -n 2 -m "not slow" tests/flowvae tests/test_layers.py
+
 test: $(VENV)/installed-test lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-all: $(VENV)/installed-test-all lint
 	$(BIN)/python -m pytest
@@ -25,6 +29,7 @@ test-all: $(VENV)/installed-test-all lint
 lint: $(VENV)/installed-test
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/mypy --no-error-summary
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m benchmarks
@@ -41,6 +46,6 @@ $(VENV)/installed-%: pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
 	@touch $@
 
-# Everything that dvc repro makes, but not the environment or DVC's cache.
+# Everything that dvc repro creates, except the environment and DVC's cache.
 clean:
 	rm -rf data models timings logs checkpoints

@@ -1,1 +1,1 @@
-"""Speed, measured. `python -m benchmarks` runs all and rewrites benchmarks/results.json."""
+"""Benchmarks: `python -m benchmarks` runs all of them and updates benchmarks/results.json."""

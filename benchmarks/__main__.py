@@ -1,5 +1,9 @@
-"""Run the benchmarks named on the command line, or all: python -m benchmarks [NAME ...]."""
+"""Run the benchmarks named on the command line, or all of them: python -m benchmarks [NAME ...].
 
+The results are printed, and replace the entries with the same names in benchmarks/results.json.
+"""
+
+import argparse
 import importlib
 import json
 import os
@@ -20,7 +24,7 @@ BENCHMARKS = (
     "fit_over_bare_loop",
     "ray_training",
     "scaling",
-    "sweep",
+    "study",
     "workflow",
     "workflow_overhead",
     "pipeline_over_bare_loop",
@@ -29,24 +33,32 @@ RESULTS = Path(__file__).with_name("results.json")
 
 
 def main() -> int:
-    """Measure, and replace the entries of the same names in results.json."""
-    names = sys.argv[1:] or BENCHMARKS
+    """Exit code 0, or 1 if a name is unknown."""
+    names = parse_names() or BENCHMARKS
     if unknown := set(names) - set(BENCHMARKS):
         print(f"benchmarks: expected names among {', '.join(BENCHMARKS)}, got {', '.join(unknown)}", file=sys.stderr)
         return 1
-    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
     for name in names:
         measured = importlib.import_module(f"benchmarks.{name}").measure()
         for entry in measured:
             entry["conditions"] = f"{entry['conditions']}; {machine()}"
             print(f"{entry['name']} = {entry['value']} {entry['unit']}  ({entry['conditions']})", flush=True)
         replaced = {entry["name"] for entry in measured}
-        kept = [entry for entry in kept if entry["name"] not in replaced] + measured
-        write_atomically(RESULTS, (json.dumps(kept, indent=2) + "\n").encode())
+        results = [entry for entry in results if entry["name"] not in replaced] + measured
+        write_atomically(RESULTS, (json.dumps(results, indent=2) + "\n").encode())
     return 0
 
 
+def parse_names() -> list[str]:
+    """The names on the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    return parser.parse_args().names
+
+
 def machine() -> str:
+    """Description of this machine and its software."""
     return (
         f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}"
     )

@@ -1,45 +1,50 @@
-"""Forward and backward of a flow, against PyPI peers that compute the same map.
+"""Forward and backward pass of a flow, compared with PyPI packages that compute the same map.
 
-Prediction, from the arithmetic: K planar maps evaluated jointly need K steps on (batch,) in place of K
-steps on (batch, D), so several times faster than a loop. Couplings are matrix products in every
-library: ours should win only by having fewer small operations around them.
+Prediction, from the arithmetic: K planar maps that are evaluated jointly need K steps on (batch,) instead of K steps on
+(batch, D), so they are several times faster than a loop. Couplings are matrix products in every library, so flowvae can
+only win by having fewer small operations around them.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Transform
 
-from flowvae.flows.planar import PlanarFlow
-from flowvae.flows.real_nvp import RealNVP
+from benchmarks.measuring import Entry, entry
+from flowvae.model.flows.planar import PlanarFlow
+from flowvae.model.flows.real_nvp import RealNVP
 
 BATCH, LATENT_DIM, NUM_PLANAR, NUM_PAIRS, HIDDEN = 512, 40, 40, 10, (128, 128)
 ROUNDS, CALLS = 9, 10
+Loss = Callable[[Tensor], Tensor]  # z, shape (batch, D), to a scalar
 
 
-def measure() -> list[dict[str, object]]:
+def measure() -> list[Entry]:
     """Median milliseconds per call of each implementation, interleaved, on one thread."""
     torch.set_num_threads(1)
     shape = f"batch {BATCH}, D {LATENT_DIM}"
     planar = f"{NUM_PLANAR} planar maps, global parameters, {shape}"
     coupling = f"{2 * NUM_PAIRS} affine couplings, nets of {HIDDEN}, {shape}"
-    groups = {planar: planar_flows(), coupling: coupling_flows()}
+    groups = {planar: planar_losses(), coupling: coupling_losses()}
     results = []
-    for what, candidates in groups.items():
-        for name, milliseconds in interleaved(candidates).items():
-            conditions = f"forward and backward of {what}, 1 thread, float32, median of {ROUNDS} rounds, interleaved"
-            results.append({"name": name, "value": round(milliseconds, 2), "unit": "ms", "conditions": conditions})
+    for description, losses in groups.items():
+        conditions = f"forward and backward of {description}, 1 thread, float32, median of {ROUNDS} rounds, interleaved"
+        results += [
+            entry(name, milliseconds, "ms", conditions, digits=2) for name, milliseconds in interleaved(losses).items()
+        ]
     return results
 
 
-def interleaved(candidates: dict[str, Callable[[Tensor], Tensor]]) -> dict[str, float]:
+def interleaved(losses: dict[str, Loss]) -> dict[str, float]:
+    """Median milliseconds of a forward and a backward pass of each loss."""
     z = torch.randn(BATCH, LATENT_DIM, requires_grad=True)
-    times: dict[str, list[float]] = {name: [] for name in candidates}
+    times: dict[str, list[float]] = {name: [] for name in losses}
     for _ in range(ROUNDS):
-        for name, loss in candidates.items():
-            loss(z.clone()).backward()  # warm up; a fresh tensor, since Pyro keeps the last result
+        for name, loss in losses.items():
+            loss(z.clone()).backward()  # warm-up; a new tensor each time, because Pyro caches the last result
             started = time.perf_counter()
             for _ in range(CALLS):
                 loss(z.clone()).backward()
@@ -47,56 +52,68 @@ def interleaved(candidates: dict[str, Callable[[Tensor], Tensor]]) -> dict[str, 
     return {name: median(values) for name, values in times.items()}
 
 
-def planar_flows() -> dict[str, Callable[[Tensor], Tensor]]:
+def planar_losses() -> dict[str, Loss]:
+    """A loss of K planar maps for each package, by name of the result."""
     import normflows
     from pyro.distributions.transforms import Planar
 
-    ours = PlanarFlow((LATENT_DIM,), 0, num_transforms=NUM_PLANAR, amortised=False)
-    pyro = nn.ModuleList(Planar(LATENT_DIM) for _ in range(NUM_PLANAR))
-    peer = nn.ModuleList(normflows.flows.Planar((LATENT_DIM,)) for _ in range(NUM_PLANAR))
+    flowvae_flow = PlanarFlow((LATENT_DIM,), 0, num_transforms=NUM_PLANAR, amortised=False)
+    pyro_maps = [Planar(LATENT_DIM) for _ in range(NUM_PLANAR)]
+    normflows_maps = nn.ModuleList(normflows.flows.Planar((LATENT_DIM,)) for _ in range(NUM_PLANAR))
     return {
-        "planar_ms": lambda z: total(*ours(z).call_and_ladj(z)),
-        "planar_pyro_ms": lambda z: chain_pyro(pyro, z),
-        "planar_normflows_ms": lambda z: chain_normflows(peer, z),
+        "planar_ms": lambda z: total(*flowvae_flow(z).call_and_ladj(z)),
+        "planar_pyro_ms": lambda z: chain_pyro(pyro_maps, z),
+        "planar_normflows_ms": lambda z: chain_normflows(normflows_maps, z),
     }
 
 
-def coupling_flows() -> dict[str, Callable[[Tensor], Tensor]]:
+def coupling_losses() -> dict[str, Loss]:
+    """A loss of a stack of affine couplings for each package, by name of the result."""
     import normflows
     from pyro.distributions.transforms import affine_coupling
 
-    half = LATENT_DIM // 2
-    plain = {"normalization": "none", "weight_norm": False, "net_batch_norm": False}
-    nets = {"num_transforms": NUM_PAIRS, "hidden_features": HIDDEN, "context": False, "log_scale_bound": 2.0}
-    ours = RealNVP((LATENT_DIM,), 0, **nets, **plain)
-    pyro = nn.ModuleList(affine_coupling(LATENT_DIM, list(HIDDEN)) for _ in range(2 * NUM_PAIRS))
-    peer: list[nn.Module] = []
+    flowvae_flow = RealNVP(
+        (LATENT_DIM,),
+        0,
+        num_transforms=NUM_PAIRS,
+        hidden_features=HIDDEN,
+        context=False,
+        log_scale_bound=2.0,
+        normalization="none",
+        weight_norm=False,
+        net_batch_norm=False,
+    )
+    pyro_couplings = [affine_coupling(LATENT_DIM, list(HIDDEN)) for _ in range(2 * NUM_PAIRS)]
+    layers: list[nn.Module] = []
     for _ in range(2 * NUM_PAIRS):
-        net = normflows.nets.MLP([half, *HIDDEN, LATENT_DIM], init_zeros=True)
-        peer += [normflows.flows.AffineCouplingBlock(net), normflows.flows.Permute(LATENT_DIM, mode="swap")]
-    peers = nn.ModuleList(peer)
+        net = normflows.nets.MLP([LATENT_DIM // 2, *HIDDEN, LATENT_DIM], init_zeros=True)
+        layers += [normflows.flows.AffineCouplingBlock(net), normflows.flows.Permute(LATENT_DIM, mode="swap")]
+    normflows_couplings = nn.ModuleList(layers)
     return {
-        "coupling_ms": lambda z: total(*ours(z).call_and_ladj(z)),
-        "coupling_pyro_ms": lambda z: chain_pyro(pyro, z),
-        "coupling_normflows_ms": lambda z: chain_normflows(peers, z),
+        "coupling_ms": lambda z: total(*flowvae_flow(z).call_and_ladj(z)),
+        "coupling_pyro_ms": lambda z: chain_pyro(pyro_couplings, z),
+        "coupling_normflows_ms": lambda z: chain_normflows(normflows_couplings, z),
     }
 
 
-def chain_pyro(transforms: nn.ModuleList, z: Tensor) -> Tensor:
+def chain_pyro(transforms: Sequence[Transform], z: Tensor) -> Tensor:
+    """Loss of transforms of Pyro, one after another."""
     ladj = z.new_zeros(len(z))
     for transform in transforms:
-        before, z = z, transform(z)
-        ladj = ladj + transform.log_abs_det_jacobian(before, z)
+        previous, z = z, transform(z)
+        ladj = ladj + transform.log_abs_det_jacobian(previous, z)
     return total(z, ladj)
 
 
 def chain_normflows(transforms: nn.ModuleList, z: Tensor) -> Tensor:
+    """Loss of transforms of normflows, one after another."""
     ladj = z.new_zeros(len(z))
     for transform in transforms:
-        z, step = transform(z)
-        ladj = ladj + step
+        z, term = transform(z)
+        ladj = ladj + term
     return total(z, ladj)
 
 
 def total(z: Tensor, ladj: Tensor) -> Tensor:
+    """A scalar that depends on all results of a flow."""
     return z.square().sum() - ladj.sum()

@@ -1,36 +1,38 @@
-"""What the train stage costs over a bare loop of the same model, everything included.
+"""Time that the stage `train` takes relative to a bare loop of the same model, everything included.
 
-Prediction: the loop's own additions (a generator per draw, sums, a callback) are about 1% of a step;
-DVC's start, hashing of outputs and the checks of the inputs add 3 to 4 s to a run of 50 to 70 s.
-So 1.05 to 1.08.
+Prediction: what fit() adds to the loop (a generator per draw, sums, a callback) is about 1% of a step. The start of
+DVC, the hashing of outputs and the checks of the inputs add 3 to 4 s to a run of 50 to 70 s. So the ratio is 1.05 to
+1.08.
 """
 
 import subprocess
 import sys
-import time
+from functools import partial
 from pathlib import Path
 from statistics import median
 
-VARIANT, SEED, REPEATS = "vae", 0, 5  # the quickest variant: fixed costs weigh most
+from benchmarks.measuring import Entry, elapsed, entry
+
+VARIANT, SEED, REPEATS = "vae", 0, 5  # the fastest variant, for which fixed costs matter most
 
 
-def measure() -> list[dict[str, object]]:
-    """Interleaved wall times of whole processes, from the project's folder with `prepare` done."""
+def measure() -> list[Entry]:
+    """Run whole processes, interleaved. The current folder is the project's, and the stage `prepare` has run."""
     run = f"{VARIANT}-{SEED}"
     dvc = str(Path(sys.executable).with_name("dvc"))
     stage = [dvc, "repro", "--single-item", "--force", f"train@{run}"]
-    bare = [sys.executable, "-m", "benchmarks.bare_loop", VARIANT, str(SEED)]
-    times = [(seconds(bare), seconds(stage)) for _ in range(REPEATS)]
-    ratio = median(slow / fast for fast, slow in times)
-    each = ", ".join(f"{fast:.1f} s / {slow:.1f} s" for fast, slow in times)
+    bare_loop = [sys.executable, "-m", "benchmarks.bare_loop", VARIANT, str(SEED)]
+    times = [(seconds_of(bare_loop), seconds_of(stage)) for _ in range(REPEATS)]
+    ratio = median(stage_seconds / bare_seconds for bare_seconds, stage_seconds in times)
+    rounds = ", ".join(f"{bare_seconds:.1f} s / {stage_seconds:.1f} s" for bare_seconds, stage_seconds in times)
     conditions = (
         f"dvc repro --single-item --force train@{run} over python -m benchmarks.bare_loop {VARIANT} {SEED}, whole "
-        f"processes, default params, both validate each epoch, interleaved, median of {REPEATS} (bare / stage: {each})"
+        f"processes, default params, both validate each epoch, interleaved, median of {REPEATS} "
+        f"(bare / stage: {rounds})"
     )
-    return [{"name": "pipeline_over_bare_loop", "value": round(ratio, 3), "unit": "ratio", "conditions": conditions}]
+    return [entry("pipeline_over_bare_loop", ratio, "ratio", conditions, digits=3)]
 
 
-def seconds(command: list[str]) -> float:
-    started = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - started
+def seconds_of(command: list[str]) -> float:
+    """Wall time of a command, whose output is discarded."""
+    return elapsed(partial(subprocess.run, command, check=True, stdout=subprocess.DEVNULL))

@@ -1,8 +1,8 @@
-"""What running stages side by side by the Prefect workflow brings over plain `dvc repro`.
+"""Speed-up from the Prefect workflow, which runs stages in parallel, over plain `dvc repro`.
 
-Prediction: two trainings of one thread do not disturb each other, and two threads make one training 1.5 times as fast:
-the workflow is 2.0 / 1.5 = 1.33 times as fast where there are stages enough, and no faster in the sweeps, which fill
-all cores in either case; its fixed costs are 15 s (workflow_overhead): 1.25 in all.
+Prediction: two trainings with one thread each do not slow each other down, and two threads make one training 1.5 times
+as fast. So the workflow is 2.0 / 1.5 = 1.33 times as fast while there are enough stages, and no faster in studies,
+which use all cores in either case. Its fixed cost is 15 s (workflow_overhead): 1.25 in total.
 """
 
 import os
@@ -13,40 +13,57 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from benchmarks.measuring import Entry, entry
+
 DVC = [sys.executable, "-m", "dvc", "repro"]
 WORKFLOW = [sys.executable, "-m", "pipeline.workflow"]
 
 
-def measure() -> list[dict[str, object]]:
-    """In clones of the last commit, each with an empty cache: all by DVC, all by the workflow. Half an hour."""
+def measure() -> list[Entry]:
+    """Run all stages in clones of the last commit with empty caches, by DVC and by the workflow; takes half an hour."""
     with TemporaryDirectory() as folder:
-        serial, beside = (clone(Path(folder) / name) for name in ("serial", "beside"))
-        home = {"PREFECT_HOME": str(Path(folder) / "prefect")}
-        timed([*WORKFLOW, "fetch"], beside, home)  # the database of the temporary server is made once per user
-        alone = timed(DVC, serial, {})
-        together = timed(WORKFLOW, beside, home)
-    conditions = "clean clone, all stages, params.yaml as it is, full MNIST; a temporary server"
-    return [entry("workflow_speedup", alone / together, "ratio", f"{alone:.0f} s / {together:.0f} s; {conditions}")]
-
-
-def entry(name: str, value: float, unit: str, conditions: str) -> dict[str, object]:
-    return {"name": name, "value": round(value, 3), "unit": unit, "conditions": conditions}
+        dvc_project, workflow_project = (clone(Path(folder) / name) for name in ("dvc", "workflow"))
+        prefect_home = {"PREFECT_HOME": str(Path(folder) / "prefect")}
+        # The database of the temporary server is created once per user, so it is not measured.
+        run_timed([*WORKFLOW, "fetch"], workflow_project, prefect_home)
+        dvc_seconds = run_timed(DVC, dvc_project, {})
+        workflow_seconds = run_timed(WORKFLOW, workflow_project, prefect_home)
+    conditions = (
+        f"{dvc_seconds:.0f} s / {workflow_seconds:.0f} s; clean clone, all stages, params.yaml of the last commit, "
+        "full MNIST; a temporary server"
+    )
+    return [entry("workflow_speedup", dvc_seconds / workflow_seconds, "ratio", conditions, digits=3)]
 
 
 def clone(project: Path) -> Path:
-    """The last commit."""
+    """Clone the last commit of the project in the current folder.
+
+    Args:
+        project: folder to create.
+
+    Returns:
+        The same folder.
+    """
     subprocess.run(["git", "clone", "--quiet", str(Path.cwd()), str(project)], check=True)
     return project
 
 
-def timed(command: Sequence[str], project: Path, settings: dict[str, str]) -> float:
-    """Seconds of a command in a project."""
-    started = time.perf_counter()
+def run_timed(command: Sequence[str], project: Path, settings: dict[str, str]) -> float:
+    """Run a command in a project, with its output in log.txt beside the project.
+
+    Args:
+        command: starts with this Python and -m.
+        project: the folder, whose code is used.
+        settings: environment variables to add.
+
+    Returns:
+        Seconds.
+    """
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
-    ours = {"PYTHONPATH": str(project), "VIRTUAL_ENV": sys.prefix, "PATH": path}
-    environment = os.environ | ours | settings
+    environment = os.environ | {"PYTHONPATH": str(project), "VIRTUAL_ENV": sys.prefix, "PATH": path} | settings
+    started = time.perf_counter()
     with (project.parent / "log.txt").open("ab") as log:
         subprocess.run(command, cwd=project, env=environment, stdout=log, stderr=log, check=True)
-    taken = time.perf_counter() - started
-    print(f"{project.name}: {' '.join(command[2:])}: {taken:.1f} s", flush=True)
-    return taken
+    seconds = time.perf_counter() - started
+    print(f"{project.name}: {' '.join(command[2:])}: {seconds:.1f} s", flush=True)
+    return seconds

@@ -1,7 +1,7 @@
-"""What the Prefect workflow costs over plain `dvc repro` of the same stages, which take seconds.
+"""Time that the Prefect workflow adds to plain `dvc repro` of the same stages, which take seconds each.
 
-Prediction: a temporary server takes 6 s to start, imports 3 s, and each stage that runs 0.6 s more, since it is a
-process of DVC's of its own: 10 s where nothing is stale, and 15 s for nine stages.
+Prediction: a temporary server takes 6 s to start, imports take 3 s, and each stage that runs takes 0.6 s more because
+it is a separate DVC process: 10 s if nothing is stale, and 15 s for nine stages.
 """
 
 from collections.abc import Sequence
@@ -11,11 +11,12 @@ from tempfile import TemporaryDirectory
 
 from dvc.repo import Repo
 
-from benchmarks.workflow import DVC, WORKFLOW, clone, entry, timed
-from pipeline.overrides import with_overrides
+from benchmarks.measuring import Entry, entry
+from benchmarks.workflow import DVC, WORKFLOW, clone, run_timed
+from pipeline.workflow.overrides import with_overrides
 
 ROUNDS = 5
-QUICK = [
+SHORT_RUN = [
     "training.epochs=1",
     "training.min_steps=0",
     "training.batch_size=1000",
@@ -23,40 +24,42 @@ QUICK = [
     "evaluation.num_importance_samples=2",
     "evaluation.num_nll_images=10",
 ]
-SETTINGS = {"OMP_NUM_THREADS": "1", "FLOWVAE_DEVICE": "cpu"}
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "FLOWVAE_DEVICE": "cpu"}
 
 
-def measure() -> list[dict[str, object]]:
-    """In a clone of the last commit: rounds of scores anew and of nothing to do, each plain and by the workflow."""
+def measure() -> list[Entry]:
+    """Run `evaluate` in a clone of the last commit, by DVC and by the workflow: first stale, then unchanged."""
     with TemporaryDirectory() as folder:
-        project, home = clone(Path(folder) / "project"), {"PREFECT_HOME": str(Path(folder) / "prefect")}
-        override(project, QUICK)
-        timed([*DVC, "evaluate"], project, SETTINGS)
-        timed([*WORKFLOW, "fetch"], project, SETTINGS | home)  # the database of the server is made once per user
+        project = clone(Path(folder) / "project")
+        environment = ENVIRONMENT | {"PREFECT_HOME": str(Path(folder) / "prefect")}
+        override(project, SHORT_RUN)
+        run_timed([*DVC, "evaluate"], project, ENVIRONMENT)
+        # The database of the temporary server is created once per user, so it is not measured.
+        run_timed([*WORKFLOW, "fetch"], project, environment)
         num_stages = sum(stage.name.startswith("evaluate@") for stage in Repo(str(project)).index.stages)
         commands = {"plain": DVC, "workflow": [*WORKFLOW, "--concurrency", "1"]}
-        seconds: dict[tuple[str, str], list[float]] = {}
+        times: dict[tuple[str, str], list[float]] = {}
         for i in range(ROUNDS):
             for j, (name, command) in enumerate(commands.items()):
                 override(project, [f"evaluation.num_figure_images={1 + 2 * i + j}"])
-                for what in ("stale", "unchanged"):
-                    spent = timed([*command, "evaluate"], project, SETTINGS | home)
-                    seconds.setdefault((name, what), []).append(spent)
-    stale, unchanged = ({name: median(seconds[name, what]) for name in commands} for what in ("stale", "unchanged"))
+                for state in ("stale", "unchanged"):
+                    seconds = run_timed([*command, "evaluate"], project, environment)
+                    times.setdefault((name, state), []).append(seconds)
+    stale, unchanged = ({name: median(times[name, state]) for name in commands} for state in ("stale", "unchanged"))
     conditions = (
-        f"medians of {ROUNDS} rounds: {num_stages} scores of seconds by dvc repro {stale['plain']:.1f} s, by the "
-        f"workflow one at a time {stale['workflow']:.1f} s; nothing stale: {unchanged['plain']:.1f} s, "
+        f"medians of {ROUNDS} rounds: {num_stages} stages evaluate, seconds each, by dvc repro {stale['plain']:.1f} s, "
+        f"by the workflow one at a time {stale['workflow']:.1f} s; nothing stale: {unchanged['plain']:.1f} s, "
         f"{unchanged['workflow']:.1f} s"
     )
-    overhead, fixed = (each["workflow"] - each["plain"] for each in (stale, unchanged))
+    overhead, fixed_overhead = (times_of["workflow"] - times_of["plain"] for times_of in (stale, unchanged))
     return [
-        entry("workflow_overhead_s", overhead, "s", conditions),
-        entry("workflow_overhead_per_stage_s", (overhead - fixed) / num_stages, "s", conditions),
-        entry("workflow_unchanged_s", unchanged["workflow"], "s", conditions),
+        entry("workflow_overhead_s", overhead, "s", conditions, digits=3),
+        entry("workflow_overhead_per_stage_s", (overhead - fixed_overhead) / num_stages, "s", conditions, digits=3),
+        entry("workflow_unchanged_s", unchanged["workflow"], "s", conditions, digits=3),
     ]
 
 
 def override(project: Path, values: Sequence[str]) -> None:
-    """Change params.yaml."""
+    """Replace values in params.yaml of a project."""
     path = project / "params.yaml"
     path.write_text(with_overrides(path, values))

@@ -1,5 +1,5 @@
-"""The one error for what a user can mend."""
+"""The exception for errors that the user can fix."""
 
 
 class InputError(Exception):
-    """Bad input: its message is one line that says what was wrong, where, and what to do."""
+    """Invalid input. Its message is one line: what was wrong, where, and what to do."""

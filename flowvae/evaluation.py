@@ -1,16 +1,29 @@
-"""How good a trained VAE is: -log p(x|z), KL, -ELBO, NLL, bits per dimension, active units."""
+"""Scores of a trained VAE: -log p(x|z), KL, -ELBO, NLL, bits per dimension, active units."""
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from flowvae.config import EvaluationConfig
+from flowvae.config import Config, NonNegativeInt, PositiveInt
 from flowvae.data.images import ImageSet
-from flowvae.objectives import elbo, kl, log_mean_exp
+from flowvae.model.objectives import elbo, kl, log_mean_exp
+from flowvae.model.vae import VAE, LogDensities
 from flowvae.randomness import generator
-from flowvae.vae import VAE, LogDensities
+
+
+class EvaluationConfig(Config):
+    """How a trained model is scored on the test set."""
+
+    num_elbo_samples: Annotated[int, Field(ge=2)]
+    num_importance_samples: PositiveInt
+    num_nll_images: Annotated[int, Field(ge=2)]
+    chunk_size: PositiveInt
+    num_figure_images: PositiveInt
+    seed: NonNegativeInt
 
 
 @dataclass(frozen=True)
@@ -36,13 +49,12 @@ class Evaluation:
 
 @torch.inference_mode()
 def evaluate(vae: VAE, images: ImageSet, config: EvaluationConfig) -> Evaluation:
-    """Score a model; the noise depends on `config.seed` alone, so models are compared on the same draws.
+    """Score a model. The noise depends only on `config.seed`, so all models are compared on the same draws.
 
-    -ELBO and its terms are means over all images and `num_elbo_samples` draws. NLL is the
-    importance-weighted bound with `num_importance_samples` draws, arXiv:1509.00519, equation 8. It
-    costs a decoder pass per draw, so only the gap -ELBO - NLL is measured on `num_nll_images`
-    images drawn at random, both on the same draws, and taken off the -ELBO of all images
-    (`difference_estimate`).
+    -ELBO and its terms are means over all images and `num_elbo_samples` draws. NLL is the importance-weighted bound
+    with `num_importance_samples` draws, arXiv:1509.00519, equation 8, with its sign changed. It needs one decoder pass
+    per draw. Therefore only the gap -ELBO - NLL is measured, on `num_nll_images` randomly chosen images and with the
+    same draws for both, and subtracted from the -ELBO of all images (`difference_estimate`).
 
     Args:
         vae: the model, on the device of the images.
@@ -54,12 +66,12 @@ def evaluate(vae: VAE, images: ImageSet, config: EvaluationConfig) -> Evaluation
     negative_elbo, reconstruction, divergence, z_mean, z_variance = _elbo_pass(vae, images, config)
     subset = torch.randperm(len(images), generator=generator("cpu", config.seed, "subset"))
     subset = subset[: config.num_nll_images].sort().values.to(images.device)
-    nll, sharper = _nll_pass(vae, images, subset, config)
+    nll, subset_negative_elbo = _nll_pass(vae, images, subset, config)
     return Evaluation(
         reconstruction=mean_estimate(reconstruction),
         kl=mean_estimate(divergence),
         negative_elbo=mean_estimate(negative_elbo),
-        nll=difference_estimate(negative_elbo.index_copy(0, subset, sharper), subset, nll),
+        nll=difference_estimate(negative_elbo.index_copy(0, subset, subset_negative_elbo), subset, nll),
         active_units=active_units(z_mean, z_variance, config.num_elbo_samples),
         num_images=len(images),
         num_nll_images=len(subset),
@@ -67,19 +79,24 @@ def evaluate(vae: VAE, images: ImageSet, config: EvaluationConfig) -> Evaluation
 
 
 def _elbo_pass(vae: VAE, images: ImageSet, config: EvaluationConfig) -> list[Tensor]:
-    """Per image: -ELBO, -log p(x|z), KL (N,), and mean and variance of zK over draws (N, D)."""
+    """Compute the terms of the -ELBO of every image, as means over draws.
+
+    Returns:
+        -ELBO, -log p(x|z) and KL in nats, shape (N,) each, and mean and variance of zK, shape (N, D) each.
+    """
     rows = []
     num_samples = config.num_elbo_samples
-    everything = torch.arange(len(images), device=images.device)
-    for i, indices in enumerate(everything.split(max(1, config.chunk_size // num_samples))):
-        log_densities = _draw(vae, images, indices, num_samples, generator(indices.device, config.seed, "latent", i))
-        terms = (-elbo(log_densities), -log_densities.log_likelihood, kl(log_densities), log_densities.z)
-        rows.append([term.mean(0) for term in terms] + [log_densities.z.var(0)])
+    all_indices = torch.arange(len(images), device=images.device)
+    for i, indices in enumerate(all_indices.split(max(1, config.chunk_size // num_samples))):
+        noise = generator(indices.device, config.seed, "latent", i)
+        densities = _log_densities(vae, images, indices, num_samples, noise)
+        terms = (-elbo(densities), -densities.log_likelihood, kl(densities), densities.z)
+        rows.append([term.mean(0) for term in terms] + [densities.z.var(0)])
     return [torch.cat(column) for column in zip(*rows, strict=True)]
 
 
 def _nll_pass(vae: VAE, images: ImageSet, subset: Tensor, config: EvaluationConfig) -> tuple[Tensor, Tensor]:
-    """Per image of the subset: -log p(x), and -ELBO on the same draws, in nats, shape (n,) each."""
+    """Compute -log p(x) and, on the same draws, -ELBO of the n images of the subset, in nats, shape (n,) each."""
     num_samples, rows = config.num_importance_samples, []
     for i, indices in enumerate(subset.split(max(1, config.chunk_size // num_samples))):
         noise = generator(indices.device, config.seed, "importance", i)
@@ -92,23 +109,28 @@ def _nll_pass(vae: VAE, images: ImageSet, subset: Tensor, config: EvaluationConf
 def log_importance_weights(
     vae: VAE, images: ImageSet, indices: Tensor, num_samples: int, chunk_size: int, noise: torch.Generator
 ) -> Tensor:
-    """log p(x, z) - log q(z|x) at draws z of the posterior, in nats, shape (num_samples, batch).
+    """Compute log p(x, z) - log q(z|x) at draws z of the posterior.
 
     Args:
         vae: the model, on the device of the images.
-        images: where the images are.
-        indices: which of them, shape (batch,).
+        images: the set that contains the images.
+        indices: of the images, shape (batch,).
         num_samples: S, draws per image.
-        chunk_size: decoder passes at once, at least the batch.
+        chunk_size: maximum number of latents decoded at once; a larger batch is decoded at once nevertheless.
         noise: generator on the images' device.
+
+    Returns:
+        Log weights in nats, shape (num_samples, batch).
     """
-    at_once = max(1, chunk_size // len(indices))
-    counts = (min(at_once, num_samples - done) for done in range(0, num_samples, at_once))
-    return torch.cat([elbo(_draw(vae, images, indices, count, noise)) for count in counts])
+    samples_at_once = max(1, chunk_size // len(indices))
+    counts = (min(samples_at_once, num_samples - done) for done in range(0, num_samples, samples_at_once))
+    return torch.cat([elbo(_log_densities(vae, images, indices, count, noise)) for count in counts])
 
 
-def _draw(vae: VAE, images: ImageSet, indices: Tensor, num_samples: int, noise: torch.Generator) -> LogDensities:
-    """Log densities at num_samples draws per image."""
+def _log_densities(
+    vae: VAE, images: ImageSet, indices: Tensor, num_samples: int, noise: torch.Generator
+) -> LogDensities:
+    """Log densities at num_samples draws per image, shape (num_samples, batch)."""
     dtype = next(vae.parameters()).dtype
     x = images.batch(indices, dtype, noise)
     shape = (num_samples, len(x), vae.latent_dim)
@@ -122,16 +144,16 @@ def mean_estimate(values: Tensor) -> Estimate:
 
 
 def difference_estimate(cheap: Tensor, subset: Tensor, exact: Tensor) -> Estimate:
-    """Mean of an expensive quantity that is known on a random subset and close to a cheap one.
+    """Estimate the mean of an expensive quantity from a random subset and from a cheap approximation of it.
 
         mean(cheap over all N) - mean(cheap - exact over the n of the subset)
 
-    The difference estimator of survey sampling (Cochran, Sampling Techniques, 1977, section 7.4):
-    unbiased, and, since cheap - exact varies far less from image to image than either, about as
-    precise as measuring all N. With n = N it is the plain mean.
+    The difference estimator of survey sampling (Cochran, Sampling Techniques, 1977, section 7.4). It is unbiased. The
+    difference cheap - exact varies much less between images than cheap or exact, so the estimate is about as precise
+    as one that measures all N. With n = N it is the plain mean.
 
     Args:
-        cheap: shape (N,).
+        cheap: the approximation, shape (N,).
         subset: indices of a simple random sample, shape (n,).
         exact: the expensive quantity on the subset, shape (n,).
     """
@@ -142,22 +164,22 @@ def difference_estimate(cheap: Tensor, subset: Tensor, exact: Tensor) -> Estimat
 
 
 def bits_per_dim(nats: Estimate, image_shape: tuple[int, int, int]) -> Estimate:
-    """Nats per image as bits per pixel and channel: over C H W ln 2."""
-    per_bit = math.prod(image_shape) * math.log(2)
-    return Estimate(nats.value / per_bit, nats.stderr / per_bit)
+    """Convert nats per image to bits per pixel and channel: divide by C H W ln 2."""
+    nats_per_bit = math.prod(image_shape) * math.log(2)
+    return Estimate(nats.value / nats_per_bit, nats.stderr / nats_per_bit)
 
 
 def active_units(z_mean: Tensor, z_variance: Tensor, num_samples: int, threshold: float = 0.01) -> int:
     """Number of latent dimensions whose posterior mean varies with the image.
 
-    Dimension d is active if Var_x(E_q[z_d]) > threshold (arXiv:1509.00519, section 5.2). E_q is a
-    mean of num_samples draws, whose own noise, the mean within-image variance over num_samples,
-    is subtracted.
+    Dimension d is active if Var_x(E_q[z_d]) > threshold (arXiv:1509.00519, section 5.2). E_q is estimated by a mean of
+    num_samples draws. The noise of this mean adds to the variance over images; its expectation, the mean within-image
+    variance over num_samples, is subtracted.
 
     Args:
         z_mean, z_variance: over the draws of each image, shape (N, D).
         num_samples: draws per image.
-        threshold: on the variance of the mean.
+        threshold: lower limit on the variance of the posterior mean.
     """
     between = z_mean.var(0) - z_variance.mean(0) / num_samples
     return int((between > threshold).sum())

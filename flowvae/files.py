@@ -1,4 +1,4 @@
-"""Files that are complete or absent."""
+"""Files that are either complete or absent, and checksums."""
 
 import hashlib
 import os
@@ -8,14 +8,14 @@ from typing import BinaryIO
 
 
 def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
-    """Write under a temporary name beside `path`, then rename; a failure leaves what was there.
+    """Write a temporary file next to `path`, then rename it; if writing fails, the old file is kept.
 
     Args:
-        path: the file; its folder is made if need be.
+        path: the file; its folder is created if necessary.
         content: bytes, or a function that writes to the open file.
 
     Raises:
-        OSError: with the name of the file, which a failed write lacks.
+        OSError: the file cannot be written; unlike the original error, this one always names the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -33,14 +33,14 @@ def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], object]) 
 
 
 def pieces(path: Path, num_bytes: int = 1 << 20) -> Iterator[bytes]:
-    """The content of a file, so many bytes at a time."""
+    """Yield the content of a file in pieces of at most `num_bytes` bytes."""
     with path.open("rb") as file:
         while piece := file.read(num_bytes):
             yield piece
 
 
 def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file, read in pieces."""
+    """Hexadecimal SHA-256 checksum of a file, which is read in pieces."""
     digest = hashlib.sha256()
     for piece in pieces(path):
         digest.update(piece)

@@ -1,33 +1,33 @@
-"""Paths through latent space."""
+"""Paths through latent space, and the pairs of images that they connect."""
 
 import torch
 from torch import Tensor
 
-from flowvae.vae import VAE
+from flowvae.model.vae import VAE
 
-SMALL_ANGLE = 1e-4  # radians; below it sin(angle) cancels, and the path is straight
+SMALL_ANGLE = 1e-4  # limit on sin(angle) below which the great circle is inaccurate and the path is straight
 
 
 def linear(start: Tensor, end: Tensor, t: Tensor) -> Tensor:
-    """(1 - t) start + t end.
+    """Straight path, (1 - t) start + t end.
 
     Args:
         start, end: shape (pairs, D).
         t: positions in [0, 1], shape (steps,).
 
     Returns:
-        shape (steps, pairs, D).
+        Shape (steps, pairs, D).
     """
     return torch.lerp(start, end, t[:, None, None])
 
 
 def spherical(start: Tensor, end: Tensor, t: Tensor) -> Tensor:
-    """Great-circle path of the directions; shapes as in `linear`.
+    """Great-circle path; arguments and shapes as in `linear`.
 
         sin((1 - t) a) / sin(a) start + sin(t a) / sin(a) end,  a = the angle between them
 
-    Shoemake 1985, "Animating rotation with quaternion curves", section 3.3. It keeps away from the
-    origin, where a high-dimensional normal has no mass. Straight where the two are parallel.
+    Shoemake 1985, "Animating rotation with quaternion curves", section 3.3. The path avoids the neighbourhood of the
+    origin, where a high-dimensional normal has almost no mass. It is straight if start and end are parallel.
     """
     cosine = torch.nn.functional.cosine_similarity(start, end, dim=-1).clamp(-1, 1)
     angle = cosine.acos()[None, :, None]  # (1, pairs, 1)
@@ -41,58 +41,58 @@ PATHS = {"linear": linear, "spherical": spherical}
 
 @torch.inference_mode()
 def interpolate(vae: VAE, start: Tensor, end: Tensor, num_steps: int, path: str) -> Tensor:
-    """Decode a path between the posterior means of images, pushed through the flow.
+    """Decode a path between the posterior means of images, mapped by the flow.
 
     Args:
         vae: the model.
         start, end: images, shape (pairs, C, H, W).
-        num_steps: points on the path, ends included.
+        num_steps: number of points on the path, including both ends.
         path: an entry of PATHS.
 
     Returns:
-        means of the likelihood, shape (num_steps, pairs, C, H, W).
+        Means of the likelihood, shape (num_steps, pairs, C, H, W).
     """
-    ends = (vae.posterior(x).push_loc() for x in (start, end))
+    z_start, z_end = (vae.posterior(x).push_loc() for x in (start, end))
     t = torch.linspace(0, 1, num_steps, dtype=start.dtype, device=start.device)
-    return vae.likelihood(PATHS[path](*ends, t)).mean
+    return vae.likelihood(PATHS[path](z_start, z_end, t)).mean
 
 
 def random_pairs(num_images: int, num_pairs: int, generator: torch.Generator) -> Tensor:
-    """Random pairs of images, no image twice.
+    """Draw random pairs of images; no image is used twice.
 
     Args:
         num_images: N.
-        num_pairs: at most so many pairs.
+        num_pairs: maximum number of pairs.
         generator: on the CPU.
 
     Returns:
-        indices, shape (pairs, 2).
+        Indices of images, shape (pairs, 2).
     """
     num_pairs = min(num_pairs, num_images // 2)
     return torch.randperm(num_images, generator=generator)[: 2 * num_pairs].view(num_pairs, 2)
 
 
 def different_label_pairs(labels: Tensor, num_pairs: int, generator: torch.Generator) -> Tensor:
-    """Random pairs of images whose labels differ, no image twice.
+    """Draw random pairs of images whose labels differ; no image is used twice.
 
-    Matching is greedy, so it finds at least half of the pairs that the labels could give.
+    The matching is greedy and finds at least half of the largest possible number of pairs.
 
     Args:
         labels: shape (N,).
-        num_pairs: at most so many pairs.
+        num_pairs: maximum number of pairs.
         generator: on the CPU.
 
     Returns:
-        indices, shape (pairs, 2).
+        Indices of images, shape (pairs, 2).
     """
     order = torch.randperm(len(labels), generator=generator).tolist()
     pairs: list[tuple[int, int]] = []
-    waiting: list[int] = []  # all of one label
+    unpaired: list[int] = []  # all with the same label
     for i in order:
-        if waiting and labels[waiting[-1]] != labels[i]:
-            pairs.append((waiting.pop(), i))
+        if unpaired and labels[unpaired[-1]] != labels[i]:
+            pairs.append((unpaired.pop(), i))
         else:
-            waiting.append(i)
+            unpaired.append(i)
         if len(pairs) == num_pairs:
             break
     return torch.tensor(pairs, dtype=torch.int64).view(-1, 2)

@@ -1,4 +1,4 @@
-"""JSON, CSV and PNG files of the stages, each complete or absent."""
+"""JSON, CSV and text files of the stages, each complete or absent."""
 
 import csv
 import io
@@ -7,27 +7,25 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from flowvae.errors import InputError
 from flowvae.files import write_atomically
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object."""
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Contents of a file that an earlier stage wrote.
+    """Read a JSON object that an earlier stage wrote.
 
     Raises:
-        InputError: it is missing or damaged.
+        InputError: the file is missing or damaged.
     """
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); run dvc repro to make it") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror}); run dvc repro to create it") from error
     except ValueError as error:
         raise InputError(f"{path}: damaged, not JSON; delete it and run dvc repro") from error
     if not isinstance(content, dict):
@@ -36,31 +34,27 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> None:
+    """Write a CSV file with a header; values of other columns are left out, missing ones are empty."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV file with a header.
+    """Read the rows of a CSV file with a header.
 
     Raises:
-        InputError: it is missing.
+        InputError: the file is missing.
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); run dvc repro to make it") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror}); run dvc repro to create it") from error
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write text as UTF-8."""
     write_atomically(path, text.encode("utf-8"))
-
-
-def write_png(path: Path, ink: np.ndarray) -> None:
-    """An image of ink: 0 is white, 1 black, shape (H, W); in colour (H, W, 3), the ink that takes red, green, blue."""
-    image = Image.fromarray((255 * (1 - ink)).round().astype(np.uint8))
-    write_atomically(path, lambda file: image.save(file, format="PNG", optimize=True))

@@ -1,24 +1,40 @@
-"""The benchmarks that are named exist, and say what they predicted."""
+"""The benchmarks that are listed exist, and state what they predicted."""
 
 import importlib
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks import __main__ as command
 from benchmarks.__main__ import BENCHMARKS, RESULTS
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_every_benchmark_can_be_run_and_says_what_was_predicted(name):
+def test_every_benchmark_can_be_run_and_states_its_prediction(name):
     module = importlib.import_module(f"benchmarks.{name}")
     assert callable(module.measure)
     assert "Prediction" in module.__doc__
 
 
-def test_no_other_benchmark_lies_about():
-    helpers = {"__init__", "__main__", "bare_loop"}
+def test_every_benchmark_is_listed():
+    helpers = {"__init__", "__main__", "bare_loop", "measuring"}
     assert {path.stem for path in Path(RESULTS).parent.glob("*.py")} - helpers == set(BENCHMARKS)
+
+
+def test_help_lists_the_benchmarks(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        command.main()
+    assert "flow_speed, threads," in capsys.readouterr().out
+
+
+def test_an_unknown_name_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "sweeep"])
+    assert command.main() == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "expected names among flow_speed, " in line and line.endswith("got sweeep")
 
 
 def test_results_are_complete():

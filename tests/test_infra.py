@@ -1,4 +1,4 @@
-"""Manifests and cluster files say what they should, to the tools that read them."""
+"""Manifests, cluster files and deployments are valid for the tools that read them."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def cluster_of(manifest):
 
 
 @pytest.mark.parametrize("path", KUBERAY, ids=lambda path: path.name)
-def test_manifests_hold_known_keys_alone(path):
+def test_manifests_have_only_known_keys(path):
     manifest = load(path)
     assert manifest["apiVersion"] == "ray.io/v1"
     assert manifest["kind"] in ("RayCluster", "RayJob")
@@ -64,7 +64,7 @@ def load_text(text):
     return YAML(typ="safe", pure=True).load(text)
 
 
-def test_manifests_name_the_version_of_ray_that_is_installed():
+def test_manifests_have_the_version_of_ray_that_is_installed():
     (version,) = (
         line.partition("==")[2]
         for line in (ROOT / "constraints.txt").read_text().splitlines()
@@ -84,7 +84,7 @@ def test_ray_accepts_the_cluster_file():
     assert all("RAY_AUTH_MODE=token" in config[f"{node}_start_ray_commands"][-1] for node in ("head", "worker"))
 
 
-def test_the_plan_for_scale_rests_on_what_was_measured():
+def test_the_tables_of_the_scaling_page_are_those_of_the_measurements():
     assert tables(json.loads(RESULTS.read_text())) in (ROOT / "infra/scaling.md").read_text()
 
 
@@ -97,7 +97,7 @@ def deployments_of(path):
 
 
 def test_all_files_declare_the_same_deployments():
-    """But for where they run, and what a clone that starts empty needs."""
+    """Except for where they run, and for the parameters of runs in clones."""
     assert PREFECT.keys() == POOLS.keys()
     differ = {"work_pool", "parameters"}
     (expected, *others) = (
@@ -112,35 +112,35 @@ def test_all_files_declare_the_same_deployments():
 
 
 @pytest.mark.parametrize("name", POOLS)
-def test_deployments_name_parameters_and_job_variables_that_exist(name):
+def test_parameters_and_job_variables_of_deployments_exist(name):
     from prefect.server.api import collections_data
 
-    from pipeline import workflow
+    from pipeline.workflow import workflows
 
-    kinds = json.loads((Path(collections_data.__path__[0]) / "views/aggregate-worker-metadata.json").read_text())
-    (kind,) = (workers[POOLS[name]] for workers in kinds.values() if POOLS[name] in workers)
-    known = kind["default_base_job_configuration"]["variables"]["properties"]
+    collections = json.loads((Path(collections_data.__path__[0]) / "views/aggregate-worker-metadata.json").read_text())
+    (pool,) = (workers[POOLS[name]] for workers in collections.values() if POOLS[name] in workers)
+    known = pool["default_base_job_configuration"]["variables"]["properties"]
     for deployment in deployments_of(PREFECT[name]).values():
         assert deployment["work_pool"].get("job_variables", {}).keys() <= known.keys()
         file, function = deployment["entrypoint"].split(":")
         assert (ROOT / file).is_file()
-        getattr(workflow, function).validate_parameters(deployment.get("parameters", {}))
+        getattr(workflows, function).validate_parameters(deployment.get("parameters", {}))
 
 
-def test_a_run_in_a_clone_fetches_and_sends():
+def test_a_nightly_run_in_a_clone_pulls_and_pushes():
     for name in POOLS.keys() - {"local"}:
         nightly = deployments_of(PREFECT[name])["nightly"]["parameters"]
         assert nightly["pull"] and nightly["push"] and nightly["experiment"]
 
 
 def test_secrets_are_blocks():
-    found = 0
+    num_secrets = 0
     for path in PREFECT.values():
         for line in path.read_text().splitlines():
             if any(word in line.lower() for word in ("token:", "access_key_id:", "secret_access_key:", "password:")):
                 assert ': "{{ prefect.blocks.secret.' in line, f"{path}: {line}"
-                found += 1
-    assert found
+                num_secrets += 1
+    assert num_secrets
 
 
 def test_prefect_accepts_the_automations():
@@ -163,9 +163,9 @@ def run_script(name, folder, **settings):
 
 @pytest.mark.parametrize(
     ("port", "message"),
-    [("taken", "already; end it, or take another port"), ("x", "expected a port's number, got 'x'")],
+    [("taken", "is in use; stop the program that uses it"), ("x", "expected a port number, got 'x'")],
 )
-def test_a_port_that_cannot_be_had_is_one_line(tmp_path, port, message):
+def test_a_port_that_is_unavailable_is_one_line(tmp_path, port, message):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -177,7 +177,7 @@ def test_a_port_that_cannot_be_had_is_one_line(tmp_path, port, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_automations_for_a_server_that_is_not_there_are_one_line(tmp_path):
+def test_automations_without_a_server_are_one_line(tmp_path):
     ran = run_script("automations.py", tmp_path, PREFECT_API_URL="http://127.0.0.1:9/api", NO_PROXY="127.0.0.1")
     assert ran.returncode == 1
     (line,) = ran.stderr.splitlines()
@@ -185,7 +185,7 @@ def test_automations_for_a_server_that_is_not_there_are_one_line(tmp_path):
 
 
 def test_automations_are_declared_on_a_server_that_is_busy_for_a_while(tmp_path):
-    """With 503, as Prefect's does while others write to its database."""
+    """It answers 503, like Prefect's server while others write to its database."""
     seen = []
 
     class Busy(BaseHTTPRequestHandler):

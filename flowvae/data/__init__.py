@@ -1,1 +1,1 @@
-"""Images: where they come from, how they become bits, and how they reach the model."""
+"""What every stage reads: prepared arrays with their metadata, and images as batches."""

@@ -1,13 +1,9 @@
 """Prepared images on disk: one .npy file per split, with their metadata and checksums."""
 
-import io
 import json
-import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -16,13 +12,13 @@ from torch import Tensor
 
 from flowvae.config import Config, ImageShape
 from flowvae.data.images import ImageSet, Reading
-from flowvae.data.rows import SPLITS, Rows
 from flowvae.errors import InputError
-from flowvae.files import sha256, write_atomically
+from flowvae.files import sha256
 
+SPLITS = ("train", "valid", "test")
 METADATA = "metadata.json"
-WRITTEN_AT_ONCE, BYTES_AT_ONCE = 500, 16 << 20  # images, fewer where they are large
-MOST_OF_A_GPU = 0.5  # of its free memory, that images may take
+MAX_GPU_SHARE = 0.5  # of the free memory of a GPU, for images
+# How the pixels are read under each `data.binarization`.
 READINGS: dict[str, Reading] = {
     "static": "bits",
     "larochelle": "bits",
@@ -30,11 +26,20 @@ READINGS: dict[str, Reading] = {
     "dynamic": "dynamic",
     "none": "levels",
 }
-WriteAs = Callable[[Iterable[Tensor], int], Iterator[Tensor]]
+
+
+def is_eight_bit(binarization: str) -> bool:
+    """Whether images stay 8-bit values under this `data.binarization`, instead of becoming bits."""
+    return READINGS[binarization] == "levels"
+
+
+def pixel_text(binarization: str) -> str:
+    """Description of the pixels under this `data.binarization`."""
+    return "8-bit values" if is_eight_bit(binarization) else f"{binarization} binarization"
 
 
 def _exactly(*names: str) -> AfterValidator:
-    """A mapping with just these keys."""
+    """A mapping with exactly these keys."""
 
     def check(mapping: dict[str, Any]) -> dict[str, Any]:
         if set(mapping) != set(names):
@@ -45,7 +50,14 @@ def _exactly(*names: str) -> AfterValidator:
 
 
 class Metadata(Config):
-    """What the arrays are, for the protocol of every number made from them."""
+    """Description of the arrays, for the protocol of every number computed from them.
+
+    Attributes:
+        processing: description of what was done to the images; None for nothing.
+        corrupt: number of images that were skipped because they could not be read, by split.
+        fingerprint: hash of the files of a folder of images; None for other data sets.
+        banner: warning that readers need before they compare numbers; None for the full data.
+    """
 
     dataset: str
     source: str
@@ -55,57 +67,18 @@ class Metadata(Config):
     split: str
     counts: Annotated[dict[str, int], _exactly(*SPLITS)]
     image_shape: ImageShape
-    processing: str | None  # what was done to the images, in words
-    corrupt: Annotated[dict[str, int], _exactly(*SPLITS)]  # images left out because they could not be read
-    fingerprint: str | None  # of the files of a folder of one's own
-    banner: str | None  # what readers must know before they compare numbers
+    processing: str | None
+    corrupt: Annotated[dict[str, int], _exactly(*SPLITS)]
+    fingerprint: str | None
+    banner: str | None
     sha256: Annotated[dict[str, str], _exactly(*SPLITS, "test_labels")]
 
 
-def write_arrays(
-    folder: Path, images: Mapping[str, Rows], test_labels: np.ndarray, write_as: WriteAs, **metadata: object
-) -> Metadata:
-    """Write images as `<split>.npy` and labels as `test_labels.npy`, then `metadata.json`, which vouches for them.
-
-    Args:
-        folder: made if need be.
-        images: for each of SPLITS; never more than some of them are in memory.
-        test_labels: integers, shape (N,).
-        write_as: makes of the images of a split in chunks, and its number, what is written.
-        metadata: the fields of `Metadata` that do not follow from the arrays.
-    """
-    for number, split in enumerate(SPLITS):
-        rows = images[split]
-        shape = (len(rows), *rows.image_shape)
-        at_once = min(WRITTEN_AT_ONCE, max(1, BYTES_AT_ONCE // math.prod(rows.image_shape)))
-        chunks = map(torch.from_numpy, rows.chunks(at_once))
-        write_atomically(folder / f"{split}.npy", partial(_write_array, shape, write_as(chunks, number)))
-    buffer = io.BytesIO()  # to a file, NumPy hides why a write failed
-    np.save(buffer, test_labels)
-    write_atomically(folder / "test_labels.npy", buffer.getvalue())
-    written = Metadata(
-        counts={split: len(images[split]) for split in SPLITS},
-        image_shape=images["train"].image_shape,
-        sha256={name: sha256(folder / f"{name}.npy") for name in (*SPLITS, "test_labels")},
-        **metadata,
-    )
-    write_atomically(folder / METADATA, (written.model_dump_json(indent=2) + "\n").encode())
-    return written
-
-
-def _write_array(shape: tuple[int, ...], chunks: Iterable[Tensor], file: BinaryIO) -> None:
-    """What np.save writes of all chunks together, uint8."""
-    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, header)
-    for chunk in chunks:
-        file.write(chunk.contiguous().numpy().data)
-
-
 def read_metadata(folder: Path) -> Metadata:
-    """The metadata that `write_arrays` wrote.
+    """Read the metadata of prepared images.
 
     Raises:
-        InputError: there is none, or it is damaged.
+        InputError: the file is missing or damaged.
     """
     path = folder / METADATA
     try:
@@ -117,12 +90,13 @@ def read_metadata(folder: Path) -> Metadata:
 
 
 def open_images(folder: Path, split: str, device: torch.device) -> ImageSet:
-    """The images of a split: memory-mapped for the CPU, and for another device copied to it where they fit.
+    """Open the images of a split.
 
-    Where they don't, they stay memory-mapped, and each batch goes to the device.
+    They are memory-mapped on a CPU and copied to any other device if they fit there. If they do not fit, they stay
+    memory-mapped, and each batch is copied to the device.
 
     Raises:
-        InputError: the array is missing, damaged, or not the one that the metadata vouch for.
+        InputError: the array is missing, damaged, or does not match its metadata.
     """
     metadata = read_metadata(folder)
     pixels = _open_array(folder, split, metadata)
@@ -133,41 +107,45 @@ def open_images(folder: Path, split: str, device: torch.device) -> ImageSet:
         raise InputError(
             f"{folder / split}.npy: expected shape {expected}, got {tuple(pixels.shape)}; run the stage 'prepare' again"
         )
-    home = pixels.to(device) if fits(pixels.nbytes, device) else pixels
-    return ImageSet(home, READINGS[metadata.binarization], device)
+    pixels = pixels.to(device) if fits(pixels.nbytes, device) else pixels
+    return ImageSet(pixels, READINGS[metadata.binarization], device)
 
 
 def fits(num_bytes: int, device: torch.device) -> bool:
-    """Whether images of so many bytes may live on a device; the CPU's are mapped, and take no memory."""
+    """Whether images of this size may be copied to a device. On a CPU they are mapped and need no memory."""
     if device.type != "cuda":
         return True
     free, _ = torch.cuda.mem_get_info(device)
-    return num_bytes <= MOST_OF_A_GPU * free
+    return num_bytes <= MAX_GPU_SHARE * free
 
 
 def open_labels(folder: Path) -> Tensor:
-    """Labels of the test images, integers, shape (N,)."""
+    """Labels of the test images, integers, shape (N,).
+
+    Raises:
+        InputError: the array is missing, damaged, or does not match its metadata.
+    """
     return _open_array(folder, "test_labels", read_metadata(folder))
 
 
 def _open_array(folder: Path, name: str, metadata: Metadata) -> Tensor:
     path = folder / f"{name}.npy"
     try:
-        found = sha256(path)
+        digest = sha256(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); run the stage 'prepare' again") from error
-    if found != metadata.sha256[name]:
+    if digest != metadata.sha256[name]:
         raise InputError(f"{path}: damaged, its checksum is not the one in {METADATA}; run the stage 'prepare' again")
     try:
-        return mapped(path)
+        return memory_map(path)
     except (ValueError, EOFError, TypeError) as error:
         raise InputError(f"{path}: damaged, not an array ({error}); run the stage 'prepare' again") from error
 
 
-def mapped(path: Path) -> Tensor:
-    """The array of a .npy file, which may be larger than memory; to write to it ends the process.
+def memory_map(path: Path) -> Tensor:
+    """Map a .npy file, which may be larger than memory. Writing to the tensor ends the process.
 
-    A map that may be written to, if only to private copies, is refused where memory could not hold all of it.
+    The map is read-only: the kernel refuses a writable map of a file that does not fit into memory, even a private one.
     """
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     with warnings.catch_warnings():

@@ -1,7 +1,8 @@
-"""Declare the automations of automations.yaml on the Prefect server at PREFECT_API_URL, in place of those of that name.
+"""Declare the automations of automations.yaml on the Prefect server at PREFECT_API_URL; same names are replaced.
 
-FLOWVAE_WEBHOOK_URL is where failures are told (it gets {"text": ...}, as Slack and its kin expect). It is kept in a
-Prefect block, encrypted, and in no file; without it and without an earlier block, failures are told to nobody.
+Failures are sent to FLOWVAE_WEBHOOK_URL as {"text": ...}, the format of Slack. The address is stored in an encrypted
+Prefect block, and in no file. Without the variable, the block of an earlier call is used; without that block, no
+notifications are sent.
 """
 
 import hashlib
@@ -16,33 +17,37 @@ from requests.adapters import HTTPAdapter, Retry
 from ruamel.yaml import YAML
 
 BLOCK, WEBHOOK = "flowvae-webhook", "WEBHOOK"
-SECONDS = 30
-# A database that is busy answers 503 and has done nothing; Prefect's own client asks again too.
-BUSY = Retry(connect=0, read=0, status=6, backoff_factor=0.5, status_forcelist=[503], allowed_methods=None)
+TIMEOUT = 30  # seconds
+# A server whose database is busy answers 503 and has done nothing; Prefect's own client also retries then.
+RETRY = Retry(connect=0, read=0, status=6, backoff_factor=0.5, status_forcelist=[503], allowed_methods=None)
 
 
 class Server:
     """Prefect's REST API.
 
     Args:
-        address: like http://127.0.0.1:4200/api.
-        authorization: 'user:password' of a server that asks for it, or nothing.
+        address: such as http://127.0.0.1:4200/api.
+        authorization: 'user:password' if the server requires it, else None.
     """
 
     def __init__(self, address: str, authorization: str | None) -> None:
         self.address, self.session = address.rstrip("/"), requests.Session()
         for scheme in ("http://", "https://"):
-            self.session.mount(scheme, HTTPAdapter(max_retries=BUSY))
+            self.session.mount(scheme, HTTPAdapter(max_retries=RETRY))
         if authorization:
-            self.session.auth = tuple(authorization.split(":", 1))
+            user, _, password = authorization.partition(":")
+            self.session.auth = (user, password)
 
-    def ask(self, method: str, path: str, content: Any = None) -> Any:
-        """The answer, None if nothing is there.
+    def request(self, method: str, path: str, content: Any = None) -> Any:
+        """Send a request.
+
+        Returns:
+            The content of the answer; None if the resource does not exist.
 
         Raises:
-            requests.RequestException: the server does not answer, or refuses.
+            requests.RequestException: the server does not answer, or refuses the request.
         """
-        answer = self.session.request(method, f"{self.address}{path}", json=content, timeout=SECONDS)
+        answer = self.session.request(method, f"{self.address}{path}", json=content, timeout=TIMEOUT)
         if answer.status_code == requests.codes.not_found:
             return None
         answer.raise_for_status()
@@ -50,50 +55,63 @@ class Server:
 
 
 def main() -> int:
+    """Exit code 0, or 1 after one line on standard error."""
     address = os.environ.get("PREFECT_API_URL", "")
     try:
         server = Server(address, os.environ.get("PREFECT_API_AUTH_STRING"))
-        block = keep_webhook(server, os.environ.get("FLOWVAE_WEBHOOK_URL"))
-        content = YAML(typ="safe", pure=True).load(Path(__file__).with_name("automations.yaml").read_text())
-        declare(server, content, block)
+        block = store_webhook(server, os.environ.get("FLOWVAE_WEBHOOK_URL"))
+        automations = YAML(typ="safe", pure=True).load(Path(__file__).with_name("automations.yaml").read_text())
+        declare(server, automations, block)
     except requests.RequestException as error:
         reason = " ".join(str(error).split())
-        print(f"automations: PREFECT_API_URL {address!r}: {reason}; is the server up?", file=sys.stderr)
+        print(f"automations: PREFECT_API_URL {address!r}: {reason}; is the server running?", file=sys.stderr)
         return 1
     return 0
 
 
-def keep_webhook(server: Server, address: str | None) -> str | None:
-    """The id of the block with the webhook's address, which is put into it if given; None if there is no block."""
-    known = server.ask("GET", f"/block_types/slug/webhook/block_documents/name/{BLOCK}")
+def store_webhook(server: Server, address: str | None) -> str | None:
+    """Store the address of the webhook in a block, if it is given.
+
+    Returns:
+        The id of the block; None if there is no block.
+    """
+    known = server.request("GET", f"/block_types/slug/webhook/block_documents/name/{BLOCK}")
     if not address:
         return known["id"] if known else None
     data = {"method": "POST", "url": address}
     if known:
-        server.ask("PATCH", f"/block_documents/{known['id']}", {"data": data})
+        server.request("PATCH", f"/block_documents/{known['id']}", {"data": data})
         return known["id"]
-    kind = server.ask("GET", "/block_types/slug/webhook")["id"]
-    (schema, *_) = server.ask("POST", "/block_schemas/filter", {"block_schemas": {"block_type_id": {"any_": [kind]}}})
-    document = {"name": BLOCK, "data": data, "block_type_id": kind, "block_schema_id": schema["id"]}
-    return server.ask("POST", "/block_documents/", document)["id"]
+    block_type = server.request("GET", "/block_types/slug/webhook")["id"]
+    schemas = {"block_schemas": {"block_type_id": {"any_": [block_type]}}}
+    (schema, *_) = server.request("POST", "/block_schemas/filter", schemas)
+    document = {"name": BLOCK, "data": data, "block_type_id": block_type, "block_schema_id": schema["id"]}
+    return server.request("POST", "/block_documents/", document)["id"]
 
 
 def declare(server: Server, automations: list[dict[str, Any]], block: str | None) -> None:
+    """Create the automations on the server, and delete others of the same names.
+
+    Args:
+        server: Prefect's.
+        automations: contents of automations.yaml.
+        block: id of the block with the webhook; if None, automations that need it are skipped.
+    """
     for automation in automations:
         calls = [action for action in automation["actions"] if action.get("block_document_id") == WEBHOOK]
         if calls and not block:
-            print(f"automations: {automation['name']} is left out; set FLOWVAE_WEBHOOK_URL to be told of failures")
+            print(f"automations: {automation['name']} is skipped; set FLOWVAE_WEBHOOK_URL to be notified of failures")
             continue
         for action in calls:
             action["block_document_id"] = block
-        # A new automation knows nothing of runs whose last sign of life is past, so one that is as declared stays.
-        content = hashlib.sha256(json.dumps(automation, sort_keys=True).encode()).hexdigest()[:16]
+        # A new automation knows nothing of runs whose last heartbeat is past, so an unchanged automation is kept.
+        digest = hashlib.sha256(json.dumps(automation, sort_keys=True).encode()).hexdigest()[:16]
         same_name = {"automations": {"name": {"any_": [automation["name"]]}}}
-        known = server.ask("POST", "/automations/filter", same_name)
-        if not any(content in old["tags"] for old in known):
-            server.ask("POST", "/automations/", automation | {"tags": [content]})
-        for old in (old for old in known if content not in old["tags"]):
-            server.ask("DELETE", f"/automations/{old['id']}")
+        known = server.request("POST", "/automations/filter", same_name)
+        if not any(digest in old["tags"] for old in known):
+            server.request("POST", "/automations/", automation | {"tags": [digest]})
+        for old in (old for old in known if digest not in old["tags"]):
+            server.request("DELETE", f"/automations/{old['id']}")
         print(f"automations: {automation['name']} is declared")
 
 

@@ -1,8 +1,8 @@
-"""A Prefect server, the work pool, deployments, automations and a worker, on loopback, until Ctrl-C: make prefect.
+"""Run Prefect on this machine until Ctrl-C: a server, deployments, automations and a worker. `make prefect` calls it.
 
-FLOWVAE_PREFECT_PORT  of the server; 4200 if unset
-FLOWVAE_WEBHOOK_URL   where failures are told
-PREFECT_HOME          runs and schedules are kept there; .prefect in this folder if unset
+FLOWVAE_PREFECT_PORT  port of the server; default: 4200
+FLOWVAE_WEBHOOK_URL   where notifications of failures are sent
+PREFECT_HOME          where runs and schedules are stored; default: .prefect in this folder
 """
 
 import os
@@ -18,43 +18,40 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.leash import end
+from pipeline.workflow.leash import terminate_tree
 
 HERE = Path(__file__).parent
 LOGS = Path("logs/prefect")
 HOST, POOL = "127.0.0.1", "flowvae"
 PREFECT = [sys.executable, "-m", "prefect"]
-SECONDS_TO_START = 120
-SECONDS_BEFORE_ANOTHER = 5  # server or worker is started
+START_SECONDS = 120
+RESTART_SECONDS = 5  # before a server or worker that has ended is restarted
 
 
-class NotUpError(Exception):
-    """Why not everything is up, in one line."""
+class StartError(Exception):
+    """A part cannot be started; the message says why."""
 
 
 def main() -> int:
+    """Exit code 0 after Ctrl-C, or 1 after a message on standard error."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        bring_up(os.environ.get("FLOWVAE_PREFECT_PORT") or "4200")
-    except NotUpError as error:
+        run(os.environ.get("FLOWVAE_PREFECT_PORT") or "4200")
+    except StartError as error:
         print(f"prefect: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        say("all ended")
+        log("all stopped")
     return 0
 
 
-def bring_up(port: str) -> None:
-    """Start everything, and keep it up.
+def run(port: str) -> None:
+    """Start everything, and restart the server or the worker if it ends.
 
     Raises:
-        NotUpError: the port is taken, or a part does not start.
+        StartError: the port is in use, or a part does not start.
     """
-    if not port.isdecimal() or not 0 < int(port) < 65536:
-        raise NotUpError(f"FLOWVAE_PREFECT_PORT: expected a port's number, got {port!r}")
-    with socket.socket() as probe:
-        if probe.connect_ex((HOST, int(port))) == 0:
-            raise NotUpError(f"FLOWVAE_PREFECT_PORT: something listens on {port} already; end it, or take another port")
+    check_port(port)
     environment = settings(port)
     address = environment["PREFECT_API_URL"]
     commands = {
@@ -66,46 +63,58 @@ def bring_up(port: str) -> None:
 
         def start_part(name: str) -> None:
             processes[name] = start(name, commands[name], environment)
-            stack.callback(end, processes[name])
+            stack.callback(terminate_tree, processes[name])
             if name == "server":
                 wait_until_healthy(f"{address}/health", processes[name])
 
         start_part("server")
-        do([*PREFECT, "work-pool", "create", POOL, "--type", "process", "--overwrite"], environment)
-        do([*PREFECT, "--no-prompt", "deploy", "--all", "--prefect-file", str(HERE / "local.yaml")], environment)
-        do([sys.executable, str(HERE / "automations.py")], environment, quiet=False)
-        stack.callback(end_orphans, environment)
+        call([*PREFECT, "work-pool", "create", POOL, "--type", "process", "--overwrite"], environment)
+        call([*PREFECT, "--no-prompt", "deploy", "--all", "--prefect-file", str(HERE / "local.yaml")], environment)
+        call([sys.executable, str(HERE / "automations.py")], environment, quiet=False)
+        stack.callback(terminate_orphans, environment)
         start_part("worker")
-        say(f"{address.removesuffix('/api')} is up, logs are in {LOGS}; Ctrl-C ends all")
+        log(f"{address.removesuffix('/api')} is up; logs are in {LOGS}; Ctrl-C stops everything")
         while True:
             time.sleep(1)
             for name in [name for name, process in processes.items() if process.poll() is not None]:
-                say(f"the {name} ended by itself, its last words are in {log_of(name)}; starting another")
-                time.sleep(SECONDS_BEFORE_ANOTHER)
+                log(f"the {name} ended unexpectedly; its last messages are in {log_file(name)}; restarting it")
+                time.sleep(RESTART_SECONDS)
                 start_part(name)
 
 
-def end_orphans(environment: Mapping[str, str]) -> None:
-    """End the runs that a worker of this folder has started and, killed itself, could not end."""
+def check_port(port: str) -> None:
+    """Raise StartError unless this is the number of a free port."""
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        raise StartError(f"FLOWVAE_PREFECT_PORT: expected a port number, got {port!r}")
+    with socket.socket() as probe:
+        if probe.connect_ex((HOST, int(port))) == 0:
+            raise StartError(
+                f"FLOWVAE_PREFECT_PORT: port {port} is in use; stop the program that uses it, or set another"
+            )
+
+
+def terminate_orphans(environment: Mapping[str, str]) -> None:
+    """Terminate the runs of this folder that a worker started and, because it was killed, could not terminate."""
     for process in psutil.process_iter():
         with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            theirs = process.environ()
-            ours = all(theirs.get(name) == environment[name] for name in ("PREFECT_API_URL", "FLOWVAE_FOLDER"))
+            variables = process.environ()
+            ours = all(variables.get(name) == environment[name] for name in ("PREFECT_API_URL", "FLOWVAE_FOLDER"))
             if ours and process.pid != os.getpid():
                 process.terminate()
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
+    """Print a line at once."""
     print(f"prefect: {text}", flush=True)
 
 
 def settings(port: str) -> dict[str, str]:
-    """The environment of server, worker and runs."""
+    """The environment of the server, the worker and the runs."""
     folder = Path.cwd()
     defaults = {
         "PREFECT_HOME": str(folder / ".prefect"),
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
-        "PREFECT_SERVER_DATABASE_TIMEOUT": "60",  # beside trainings on all cores SQLite is slow
+        "PREFECT_SERVER_DATABASE_TIMEOUT": "60",  # SQLite is slow while trainings use all cores
         "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
@@ -121,9 +130,9 @@ def settings(port: str) -> dict[str, str]:
 
 
 def start(name: str, command: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    """A process in a session of its own, so that Ctrl-C reaches this one alone."""
+    """Start a process in its own session, so that Ctrl-C reaches only this process."""
     LOGS.mkdir(parents=True, exist_ok=True)
-    with log_of(name).open("ab") as output:
+    with log_file(name).open("ab") as output:
         return subprocess.Popen(
             command,
             env=environment,
@@ -134,29 +143,39 @@ def start(name: str, command: Sequence[str], environment: dict[str, str]) -> sub
         )
 
 
-def log_of(name: str) -> Path:
+def log_file(name: str) -> Path:
+    """Where the output of the server or the worker goes."""
     return LOGS / f"{name}.log"
 
 
 def wait_until_healthy(address: str, server: subprocess.Popen[bytes]) -> None:
+    """Wait until the server answers.
+
+    Raises:
+        StartError: it ended, or did not answer in time.
+    """
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     started = time.monotonic()
-    while server.poll() is None and time.monotonic() - started < SECONDS_TO_START:
+    while server.poll() is None and time.monotonic() - started < START_SECONDS:
         try:
             with opener.open(address, timeout=2):
                 return
         except OSError:
             time.sleep(0.5)
-    raise NotUpError(f"the server did not start; its last words are in {log_of('server')}")
+    raise StartError(f"the server did not start; its last messages are in {log_file('server')}")
 
 
-def do(command: Sequence[str], environment: dict[str, str], *, quiet: bool = True) -> None:
-    """Run a command; what it prints is shown if it fails, or if it is not to be quiet."""
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if ran.returncode:
-        raise NotUpError(f"{' '.join(command[2:])} failed: {ran.stdout}{ran.stderr}")
+def call(command: Sequence[str], environment: dict[str, str], *, quiet: bool = True) -> None:
+    """Run a command until it ends; unless it is quiet, its output is shown.
+
+    Raises:
+        StartError: it failed; the message contains its output.
+    """
+    completed = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if completed.returncode:
+        raise StartError(f"{' '.join(command[2:])} failed: {completed.stdout}{completed.stderr}")
     if not quiet:
-        print(ran.stdout, end="")
+        print(completed.stdout, end="")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Prepared arrays on every node: put into storage once, fetched by each node once, checked, kept on its disk."""
+"""Prepared arrays on every node: uploaded to storage once, then fetched, verified and kept on disk by each node."""
 
 import hashlib
 import os
@@ -15,16 +15,23 @@ from flowvae.data.arrays import METADATA, Metadata, read_metadata
 from flowvae.errors import InputError
 from flowvae.files import pieces, sha256, write_atomically
 from pipeline.distributed.storage import PIECE, Storage
-from pipeline.placement import Placement
+from pipeline.running.placement import Placement
 
 
 def digest_of(metadata: Metadata) -> str:
-    """The name of a set of arrays: a hash of the metadata, which hold the checksums of all files."""
+    """The name of a set of arrays: a hash of the metadata, which contain the checksums of all files."""
     return hashlib.sha256(metadata.model_dump_json().encode()).hexdigest()[:16]
 
 
 def share_arrays(folder: Path, uri: str) -> str:
-    """Put the arrays where all nodes of a cluster find them; their name.
+    """Upload the arrays in a folder to storage, from where all nodes of a cluster fetch them.
+
+    Args:
+        folder: of the arrays.
+        uri: of the storage.
+
+    Returns:
+        The name of the arrays in storage.
 
     Raises:
         InputError: the arrays or the storage cannot be read.
@@ -37,21 +44,21 @@ def share_arrays(folder: Path, uri: str) -> str:
 
 
 def share_file(path: Path, storage: Storage) -> None:
-    """Put a file there, unless it is there."""
+    """Upload a file unless it is there already."""
 
     def content() -> Iterator[bytes]:
-        with readable(path):
+        with reading(path):
             yield from pieces(path, PIECE)
 
-    with readable(path):
+    with reading(path):
         num_bytes = path.stat().st_size
     if not storage.has(path.name, num_bytes):
         storage.write_pieces(path.name, content())
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """An error of reading this file is not one of the storage."""
+def reading(path: Path) -> Iterator[None]:
+    """Report an OSError as an error of this file, so that it is not attributed to the storage."""
     try:
         yield
     except OSError as error:
@@ -59,24 +66,29 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def local_arrays(folder: Path, metadata: Metadata, placement: Placement) -> Path:
-    """A folder of this node with the arrays: the driver's own where it is seen here, else a copy from storage.
+    """A folder with the arrays on this node: the driver's folder if this node can access it, else a copy from storage.
+
+    Args:
+        folder: the driver's.
+        metadata: of the arrays.
+        placement: has the storage.
 
     Raises:
-        InputError: they are not in storage, or what came from there is damaged.
+        InputError: the arrays are missing or damaged in storage.
     """
-    if not placement.address or seen_here(folder, metadata):
+    if not placement.address or holds_arrays(folder, metadata):
         return folder
-    home = Path(tempfile.gettempdir()) / f"flowvae-{os.getuid()}"
-    target = home / digest_of(metadata)
-    home.mkdir(mode=0o700, exist_ok=True)
-    with FileLock(home / f"{target.name}.lock"):  # of several workers on a node, one fetches
-        if not seen_here(target, metadata):
+    cache = Path(tempfile.gettempdir()) / f"flowvae-{os.getuid()}"
+    target = cache / digest_of(metadata)
+    cache.mkdir(mode=0o700, exist_ok=True)
+    with FileLock(cache / f"{target.name}.lock"):  # only one of the workers on a node fetches
+        if not holds_arrays(target, metadata):
             fetch_arrays(target, placement.storage, target.name)
     return target
 
 
-def seen_here(folder: Path, metadata: Metadata) -> bool:
-    """Whether a folder of this node holds just these arrays."""
+def holds_arrays(folder: Path, metadata: Metadata) -> bool:
+    """Whether a folder on this node holds exactly these arrays."""
     try:
         return read_metadata(folder) == metadata
     except InputError:
@@ -84,10 +96,15 @@ def seen_here(folder: Path, metadata: Metadata) -> bool:
 
 
 def fetch_arrays(target: Path, uri: str, name: str) -> None:
-    """Copy the arrays of that name from storage into a folder, all of them or none.
+    """Copy arrays from storage into a folder, either all of them or none.
+
+    Args:
+        target: the folder.
+        uri: of the storage.
+        name: of the arrays in storage.
 
     Raises:
-        InputError: they are not there, or damaged.
+        InputError: the arrays are missing or damaged in storage.
     """
     storage = Storage.of(uri, f"data/{name}")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -106,7 +123,7 @@ def fetch_arrays(target: Path, uri: str, name: str) -> None:
 
 
 def fetch_file(path: Path, storage: Storage) -> None:
-    """Copy the file of that name from there."""
+    """Copy the file of this name from storage."""
     content = storage.pieces(path.name)
     try:
         first = next(content, b"")
@@ -115,4 +132,4 @@ def fetch_file(path: Path, storage: Storage) -> None:
     try:
         write_atomically(path, lambda file: file.writelines(chain((first,), content)))
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); make room on this node") from error
+        raise InputError(f"{path}: cannot be written ({error.strerror}); free space on this node") from error

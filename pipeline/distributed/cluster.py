@@ -1,4 +1,4 @@
-"""Connecting to a Ray cluster, or starting one here."""
+"""Connect to a Ray cluster, or start one on this machine."""
 
 import os
 import socket
@@ -7,31 +7,35 @@ import ray
 from ray.exceptions import AuthenticationError
 
 from flowvae.errors import InputError
-from pipeline.placement import Placement
+from pipeline.running.placement import Placement
 
 SECONDS_TO_CONNECT = 10
-TOKEN = "is the token the cluster's? Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
+TOKEN_HINT = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file with the cluster's token"
 
 
 def connect(placement: Placement) -> None:
-    """To the cluster, or to one started here with room for the workers."""
-    # A report counts once the controller has seen it: look often, so that little is repeated after a failure.
+    """Connect this process to the cluster, or start one on this machine with room for the workers.
+
+    Raises:
+        InputError: nothing listens at the address, or the cluster rejects the token.
+    """
+    # A report counts once the controller has seen it: poll often, so that little is repeated after a failure.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # it shows every line of a worker twice
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # otherwise every line of a worker is shown twice
     if placement.address:
         check_address(placement.address)
         try:
             ray.init(address=placement.address)
         except (ConnectionError, AuthenticationError) as error:
             raise InputError(
-                f"RAY_ADDRESS: {placement.address} does not let us in ({first_sentence(error)}); {TOKEN}"
+                f"RAY_ADDRESS: {placement.address} cannot be accessed ({first_sentence(error)}); {TOKEN_HINT}"
             ) from error
         return
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # this machine gives no notice
-    _, most = placement.workers or (1, 1)
-    # "local": else Ray connects to whatever cluster was last started on this machine, gone or not.
-    num_cpus = max(os.cpu_count() or 1, most * placement.cpus_per_worker)
-    # The dashboard takes a tenth of a core; without it Ray Train can hang when it stops a group inside a trial.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # this machine announces no preemption
+    _, max_workers = placement.workers or (1, 1)
+    num_cpus = max(os.cpu_count() or 1, max_workers * placement.cpus_per_worker)
+    # "local": otherwise Ray connects to the cluster that was last started on this machine, even if that has ended.
+    # The dashboard takes a tenth of a core; without it, Ray Train can hang when it stops a group inside a trial.
     ray.init(
         address="local",
         num_cpus=num_cpus,
@@ -41,11 +45,11 @@ def connect(placement: Placement) -> None:
 
 
 def check_address(address: str, name: str = "RAY_ADDRESS") -> None:
-    """Raise InputError unless someone listens there: Ray itself would go on trying for minutes.
+    """Raise InputError unless something listens at an address; Ray itself would keep trying for minutes.
 
     Args:
         address: HOST:PORT, with or without ray://, or auto.
-        name: of the setting that the address came from.
+        name: the setting that the address comes from.
     """
     if address == "auto":
         return
@@ -60,6 +64,6 @@ def check_address(address: str, name: str = "RAY_ADDRESS") -> None:
 
 
 def first_sentence(error: Exception) -> str:
-    """Of what Ray says, which goes on for a paragraph."""
+    """The first sentence of an error of Ray, whose messages are paragraphs."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text.partition(". ")[0]

@@ -1,4 +1,4 @@
-"""Ray's Jobs API: hand a job in, follow its log, and survive a connection that drops."""
+"""Ray's Jobs API: submit a job and follow its log, even if the connection drops for a while."""
 
 import logging
 import shutil
@@ -14,27 +14,27 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from flowvae.errors import InputError
-from pipeline.distributed.cluster import TOKEN, check_address, first_sentence
+from pipeline.distributed.cluster import TOKEN_HINT, check_address, first_sentence
 
 T = TypeVar("T")
 NO_ANSWER = (requests.RequestException, RuntimeError, ConnectionError)
-LEFT_OUT = {
+EXCLUDED = {
     *(".git", ".venv", ".dvc/cache", ".dvc/tmp", ".dvc/config.local"),
     *("data", "models", "logs", "checkpoints", "timings", "tests", "benchmarks"),
-}  # of the project's folder, when it goes with a job
-SECONDS_BETWEEN_LOOKS = 2
-SECONDS_TO_START = 25  # of a cluster, until it takes jobs
-SECONDS_OF_SILENCE = 300  # without any answer from the cluster, after which following ends; the job goes on
+}  # parts of the project's folder that are not sent with a job
+POLL_SECONDS = 2
+START_SECONDS = 25  # after which a new cluster accepts jobs
+SILENCE_SECONDS = 300  # without an answer from the cluster, after which following ends; the job continues
 
 
 class Jobs:
     """The jobs of one cluster.
 
     Args:
-        address: of its dashboard, like http://127.0.0.1:8265.
+        address: of its dashboard, such as http://127.0.0.1:8265.
 
     Raises:
-        InputError: nobody listens there, or the token is not the cluster's.
+        InputError: nothing listens at the address, or the cluster rejects the token.
     """
 
     def __init__(self, address: str) -> None:
@@ -44,83 +44,111 @@ class Jobs:
         port = parts.port or (443 if parts.scheme == "https" else 80)
         check_address(f"{parts.hostname}:{port}", "--address")
         self.address = address
-        self.client = answered(address, lambda: JobSubmissionClient(address))
-        logging.getLogger("ray").setLevel(logging.WARNING)  # else it names each file that it leaves out
+        self.client = call_cluster(address, lambda: JobSubmissionClient(address))
+        logging.getLogger("ray").setLevel(logging.WARNING)  # otherwise Ray logs each file that it excludes
 
     def submit(self, job: str, entrypoint: str, folder: Path, variables: dict[str, str]) -> None:
-        """Send the project's folder, without what no job needs, and start the job under this name."""
+        """Send a copy of the project's folder, and start the job.
+
+        Args:
+            job: its name.
+            entrypoint: the command that it runs.
+            folder: of the project; what no job needs is not sent.
+            variables: of the environment of the job.
+
+        Raises:
+            InputError: the cluster refuses the job.
+        """
         started = time.monotonic()
-        with tempfile.TemporaryDirectory() as still:  # Ray loses a folder in which a file changes meanwhile
-            copy = copy_project(folder, Path(still) / "project")
+        with tempfile.TemporaryDirectory() as temporary:  # Ray fails if a file changes while it packs the folder
+            copy = copy_project(folder, Path(temporary) / "project")
             while True:
                 try:
                     return self._submit(job, entrypoint, copy, variables)
-                except InputError as error:  # a cluster that has just started has nobody yet to run jobs
-                    if "No available agent" not in str(error) or time.monotonic() - started > SECONDS_TO_START:
+                except InputError as error:  # a cluster that has just started has no agent yet that runs jobs
+                    if "No available agent" not in str(error) or time.monotonic() - started > START_SECONDS:
                         raise
-                time.sleep(SECONDS_BETWEEN_LOOKS)
+                time.sleep(POLL_SECONDS)
 
     def _submit(self, job: str, entrypoint: str, folder: Path, variables: dict[str, str]) -> None:
         environment = {"working_dir": str(folder), "env_vars": variables}
-        answered(
+        call_cluster(
             self.address,
             lambda: self.client.submit_job(submission_id=job, entrypoint=entrypoint, runtime_env=environment),
         )
 
     def follow(self, job: str, show: Callable[[str], None]) -> None:
-        """Show the log as it grows, until the job has succeeded.
+        """Show the log of a job as it grows, until the job has succeeded.
+
+        Args:
+            job: its name.
+            show: called with each new part of the log.
 
         Raises:
-            InputError: it failed or was stopped, or the cluster has not answered for minutes.
+            InputError: the job failed or was stopped, or the cluster did not answer for minutes.
         """
-        shown, heard = 0, time.monotonic()
+        num_shown, last_answer = 0, time.monotonic()
         while True:
             try:
                 info = self.client.get_job_info(job)
                 log = self.client.get_job_logs(job)
-                heard = time.monotonic()
+                last_answer = time.monotonic()
             except NO_ANSWER as error:
                 if "does not exist" in str(error):
-                    raise InputError(f"{self.address}: knows no job {job}; is it another cluster?") from error
-                if time.monotonic() - heard > SECONDS_OF_SILENCE:
                     raise InputError(
-                        f"{self.address}: no answer for {SECONDS_OF_SILENCE} s ({first_sentence(error)}); the job goes "
-                        f"on; follow it again with --attach {job}"
+                        f"{self.address}: this cluster has no job {job}; check --address and the name of the job"
+                    ) from error
+                if time.monotonic() - last_answer > SILENCE_SECONDS:
+                    raise InputError(
+                        f"{self.address}: no answer for {SILENCE_SECONDS} s ({first_sentence(error)}); the job "
+                        f"continues to run; follow it again with --attach {job}"
                     ) from error
             else:
-                show(log[shown:])
-                shown = len(log)
+                show(log[num_shown:])
+                num_shown = len(log)
                 if info.status == JobStatus.SUCCEEDED:
                     return
                 if info.status.is_terminal():
                     raise InputError(
-                        f"{job}: {reason_of(info)}; its log is above; submit again to go on from its last checkpoints"
+                        f"{job}: {reason_of(info)}; its log is above; submit again to resume from its checkpoints"
                     )
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+            time.sleep(POLL_SECONDS)
 
 
 def copy_project(folder: Path, target: Path) -> Path:
-    """A copy of the project's folder without what no job needs."""
+    """Copy the project's folder without what no job needs.
 
-    def left_out(parent: str, names: list[str]) -> set[str]:
+    Returns:
+        The copy, `target`.
+    """
+
+    def excluded(parent: str, names: list[str]) -> set[str]:
         inside = Path(parent).relative_to(folder)
-        return {name for name in names if name == "__pycache__" or (inside / name).as_posix() in LEFT_OUT}
+        return {name for name in names if name == "__pycache__" or (inside / name).as_posix() in EXCLUDED}
 
-    return shutil.copytree(folder, target, ignore=left_out, ignore_dangling_symlinks=True)
+    return shutil.copytree(folder, target, ignore=excluded, ignore_dangling_symlinks=True)
 
 
 def reason_of(info: JobDetails) -> str:
-    """Why a job ended that did not succeed, in one line."""
+    """Why a job failed or was stopped, in one line."""
     message = (info.message or info.status.value).partition(", last available logs")[0]
     first, *more = message.strip().splitlines()
     return " ".join([first, *more[-1:]]).rstrip(".")
 
 
-def answered(address: str, ask: Callable[[], T]) -> T:
-    """What the cluster says, or InputError with why it does not."""
+def call_cluster(address: str, request: Callable[[], T]) -> T:
+    """Send a request to the cluster.
+
+    Returns:
+        The answer.
+
+    Raises:
+        InputError: the cluster rejects the token or the request; the message says why.
+    """
     try:
-        return ask()
+        return request()
     except AuthenticationError as error:
-        raise InputError(f"--address: {address} does not let us in ({first_sentence(error)}); {TOKEN}") from error
+        message = f"--address: {address} cannot be accessed ({first_sentence(error)}); {TOKEN_HINT}"
+        raise InputError(message) from error
     except NO_ANSWER as error:
         raise InputError(f"{address}: the cluster refused ({first_sentence(error)})") from error

@@ -1,4 +1,4 @@
-"""Trials that take more memory than a node has."""
+"""Trials that need more memory than a node has."""
 
 import re
 from collections.abc import Iterator
@@ -11,33 +11,34 @@ from ray.tune.execution import tune_controller
 
 
 class ActorManager(RayActorManager):
-    """Ray Tune's, to which an actor that Ray's memory monitor has ended is one that has died.
+    """Ray Tune's actor manager, except that an actor that was killed by Ray's memory monitor counts as died.
 
-    Tune 2.60 knows actors that die and tasks that raise. The monitor's OutOfMemoryError is neither, so it would end the
-    whole sweep; like this the trial alone fails, is tried again, and is recorded with its reason.
+    Tune 2.60 handles actors that die and tasks that raise. The monitor's OutOfMemoryError is neither, so it would end
+    the whole study. With this class, only the trial fails; it is retried, and recorded with the reason.
     """
 
     def _actor_task_failed(self, tracked_actor_task: TrackedActorTask, exception: Exception) -> None:
         if isinstance(exception, OutOfMemoryError):
-            exception = RayActorError(error_msg=in_short(str(exception)))
+            exception = RayActorError(error_msg=short_message(str(exception)))
         super()._actor_task_failed(tracked_actor_task, exception)
 
 
-def in_short(message: str) -> str:
-    """What Ray's page about the killed worker says, without addresses and numbers of processes."""
+def short_message(message: str) -> str:
+    """The essence of Ray's long message about a killed worker, without addresses and process ids."""
     match = re.search(r"[\d.]+GB used / [\d.]+GB limit", message)
     return f"the node ran out of memory ({match[0]})" if match else "the node ran out of memory"
 
 
 @contextmanager
 def failing_alone() -> Iterator[None]:
-    """Sweeps of Ray Tune in which a trial that runs out of memory fails alone.
+    """Let a trial of Ray Tune that runs out of memory fail without the other trials.
 
-    Tune makes its actor manager itself and takes none from outside, so its name there is exchanged meanwhile.
+    Tune creates its actor manager itself and accepts no other. So inside the block, the class is replaced in Tune's
+    module.
     """
-    theirs = tune_controller.RayActorManager
+    original = tune_controller.RayActorManager
     tune_controller.RayActorManager = ActorManager
     try:
         yield
     finally:
-        tune_controller.RayActorManager = theirs
+        tune_controller.RayActorManager = original

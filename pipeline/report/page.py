@@ -1,139 +1,140 @@
 """The report as Markdown and as one self-contained HTML page."""
 
 import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from flowvae.errors import InputError
 from pipeline import paths
-from pipeline.files import read_csv
-from pipeline.params import Params, run_key
-from pipeline.report import stability
-from pipeline.report.published import results_on
-from pipeline.report.runs import Run
-from pipeline.report.table import Summary, describe_protocol, markdown, table
+from pipeline.params.schema import InterpolationConfig, Params
+from pipeline.report import published, studies
+from pipeline.report.runs import ScoredRun
+from pipeline.report.studies import StudyResult
+from pipeline.report.table import Summary, markdown, protocol_text, variant_table
 
-HERE = Path(__file__).parent
-SWEEP_CAPTION = (
-    "The sweep (reports/sweep.csv): every family at more depths, each trial trained and scored alike. Its budget is "
-    "above the panels, and differs from that of the table above. Hollow points, where there are any, are what others "
-    "reached on such images, each with its own protocol."
+TEMPLATES = Path(__file__).parent
+STUDY_FIGURES = paths.FIGURES / "studies"
+STUDY_CAPTION = (
+    "The title states the budget of each trial, which differs from that of the table of variants. Gradient norms are "
+    "measured before clipping, over the whole run. A run has diverged if its loss is not finite. Hollow points are "
+    "published results on such images, each with its own protocol."
 )
-STABILITY_CAPTION = (
-    "The stability study (reports/stability.csv): Real NVP with each normalisation at each depth, within the budget "
-    "above the panels; 'both' is weight norm in s and t, and batch norm after each transformation. A run has diverged "
-    "when its loss is not finite; one that gets lost with a finite loss shows in its NLL. Gradient norms are those "
-    "before clipping, over the whole run; ± is one standard error over test images; images per second are those of "
-    "training with validation, several trials at a time."
+PUBLISHED_NOTE = (
+    "Each has its own protocol, so they are not comparable with the table above, nor always with each other."
 )
-PUBLISHED_NOTE = "Each with its own protocol, so not comparable with the table above, nor always with each other."
-PUBLISHED_HEADINGS = ("source", "data", "posterior", "k", "−ELBO", "NLL", "protocol", "checked")
 
 
-def published(run: Run) -> list[tuple[str, ...]]:
-    """Rows of what others reached on the images of a run, under PUBLISHED_HEADINGS."""
-    data = run.protocol["data"]
-    return [
-        (
-            row["source"],
-            f"{row['dataset']}, {row['binarization']}",
-            row["posterior"],
-            row["num_transforms"],
-            row["negative_elbo_nats"] or "–",
-            nll_cell(row),
-            row["protocol"],
-            row["verified"],
-        )
-        for row in results_on(data["dataset"], data["binarization"])
-    ]
+@dataclass(frozen=True)
+class Report:
+    """All results that the page shows.
+
+    Args:
+        params: of the project.
+        runs: every variant with every seed.
+        rows: the table of variants.
+        studies: results of the studies.
+    """
+
+    params: Params
+    runs: Sequence[ScoredRun]
+    rows: Sequence[Summary]
+    studies: Sequence[StudyResult]
+
+    @property
+    def banner(self) -> str | None:
+        """The warning that readers need before they compare numbers."""
+        return self.runs[0].protocol["data"]["banner"]
+
+    @property
+    def protocol(self) -> str:
+        return protocol_text(self.runs, self.params.report.reference)
 
 
-def nll_cell(row: dict[str, str]) -> str:
-    samples = f" ({row['importance_samples']} samples)" if row["importance_samples"] else ""
-    return f"{row['nll_nats']}{samples}" if row["nll_nats"] else "–"
-
-
-def markdown_page(params: Params, runs: list[Run], rows: list[Summary]) -> str:
-    """reports/results.md."""
-    banner = runs[0].protocol["data"]["banner"]
+def markdown_page(report: Report) -> str:
+    """The text of reports/results.md."""
     parts = [
-        f"# {params.report.title}",
-        *([f"> **{banner}**"] if banner else []),
-        markdown(*table(runs, rows)),
-        describe_protocol(runs, params.report.reference),
+        f"# {report.params.report.title}",
+        *([f"> **{report.banner}**"] if report.banner else []),
+        markdown(*variant_table(report.runs, report.rows)),
+        report.protocol,
         "![−ELBO and NLL against depth](figures/nll_against_depth.png)",
         "![Interpolation](figures/interpolation.png)",
-        interpolation_caption(params),
-        "## Depth",
-        SWEEP_CAPTION,
-        "![Every term of the bound against depth](figures/sweep.png)",
-        "## Stability",
-        STABILITY_CAPTION,
-        "![NLL, divergence, gradient norms and speed against depth](figures/stability.png)",
-        markdown(stability.HEADINGS, stability_rows()),
+        interpolation_caption(report.params.interpolation, report.params.seeds[0]),
     ]
-    if others := [tuple(cell.replace("|", "\\|") for cell in row) for row in published(runs[0])]:
-        parts += ["## What others reached", PUBLISHED_NOTE, markdown(PUBLISHED_HEADINGS, others)]
+    for study in report.studies:
+        parts += [
+            f"## Study: {study.name}",
+            STUDY_CAPTION,
+            f"![Study {study.name}: each term against depth](figures/studies/{study.name}.png)",
+            markdown(studies.HEADINGS, study.table()),
+        ]
+    if others := published.published_table(report.runs[0]):
+        parts += ["## Published results", PUBLISHED_NOTE, markdown(published.HEADINGS, others)]
     return "\n\n".join(parts) + "\n"
 
 
-def stability_rows() -> list[tuple[str, ...]]:
-    """The table of the stability study, under its headings."""
-    return stability.table(read_csv(paths.REPORTS / "stability.csv"))
-
-
-def html_page(params: Params, runs: list[Run], rows: list[Summary]) -> str:
-    """reports/index.html: every picture is inside."""
-    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
-    best = min(row.negative_elbo for row in rows)
-    headings, lines = table(runs, rows)
+def html_page(report: Report) -> str:
+    """The text of reports/index.html; all pictures are embedded."""
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
+    best = min(row.values["negative_elbo_nats"] for row in report.rows)
+    headings, cells = variant_table(report.runs, report.rows)
     return environment.get_template("page.html.j2").render(
-        title=params.report.title,
-        banner=runs[0].protocol["data"]["banner"],
-        headings=[heading.replace("\\|", "|") for heading in headings],
-        rows=[{"cells": line, "best": row.negative_elbo == best} for line, row in zip(lines, rows, strict=True)],
-        protocol=describe_protocol(runs, params.report.reference),
+        title=report.params.report.title,
+        banner=report.banner,
+        headings=headings,
+        rows=[
+            {"cells": line, "best": row.values["negative_elbo_nats"] == best}
+            for line, row in zip(cells, report.rows, strict=True)
+        ],
+        protocol=report.protocol,
         images={
             "depth": data_uri(paths.FIGURES / "nll_against_depth.png"),
             "curves": data_uri(paths.FIGURES / "learning_curves.png"),
             "interpolation": data_uri(paths.FIGURES / "interpolation.png"),
-            "sweep": data_uri(paths.FIGURES / "sweep.png"),
-            "stability": data_uri(paths.FIGURES / "stability.png"),
         },
-        interpolation=interpolation_caption(params),
-        sweep=SWEEP_CAPTION,
-        stability=STABILITY_CAPTION,
-        stability_headings=stability.HEADINGS,
-        stability_rows=stability_rows(),
-        runs=[run_pictures(run) for run in runs],
-        published_headings=PUBLISHED_HEADINGS,
+        interpolation=interpolation_caption(report.params.interpolation, report.params.seeds[0]),
+        studies=[
+            {"name": study.name, "image": data_uri(STUDY_FIGURES / f"{study.name}.png"), "rows": study.table()}
+            for study in report.studies
+        ],
+        study_caption=STUDY_CAPTION,
+        study_headings=studies.HEADINGS,
+        runs=[run_pictures(run) for run in report.runs],
+        published_headings=published.HEADINGS,
         published_note=PUBLISHED_NOTE,
-        published=published(runs[0]),
+        published=published.published_table(report.runs[0]),
     )
 
 
-def interpolation_caption(params: Params) -> str:
-    config = params.interpolation
+def interpolation_caption(config: InterpolationConfig, seed: int) -> str:
+    """What the figure of interpolation shows."""
     return (
-        f"Latent interpolation, {config.left} (left) beside {config.right} (right), seed {params.seeds[0]}. Each row: "
-        f"two real test images at the ends, of different labels where the data have labels, between them the decoded "
-        f"{config.path} path from one's posterior mean, pushed through the flow, to the other's."
+        f"Latent interpolation, {config.left} (left) beside {config.right} (right), seed {seed}. Each row has two real "
+        f"test images at its ends, of different labels if the data have labels. Between them is the decoded "
+        f"{config.path} path between their posterior means, pushed through the flow."
     )
 
 
-def run_pictures(run: Run) -> dict[str, str]:
-    key = run_key(run.variant, run.seed)
-    kinds = ("samples", "reconstructions")
-    return {"name": f"{run.variant}, seed {run.seed}"} | {
-        kind: data_uri(paths.FIGURES / kind / f"{key}.png") for kind in kinds
+def run_pictures(run: ScoredRun) -> dict[str, str]:
+    """Embedded figures of one run, and its title."""
+    return {
+        "name": f"{run.variant}, seed {run.seed}",
+        "samples": data_uri(paths.FIGURES / "samples" / f"{run.name}.png"),
+        "reconstructions": data_uri(paths.FIGURES / "reconstructions" / f"{run.name}.png"),
     }
 
 
 def data_uri(path: Path) -> str:
-    """A PNG file as a data: address."""
+    """A PNG file as a data: URI.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); run dvc repro to make it") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror}); run dvc repro to create it") from error
     return "data:image/png;base64," + base64.b64encode(content).decode()

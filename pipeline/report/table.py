@@ -1,125 +1,103 @@
-"""The table: one row per variant, the mean over its seeds, and the protocol that all numbers rest on."""
+"""The table: one row per variant, the mean over its seeds, and the protocol behind all numbers."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
-from pipeline.params import describe_values
-from pipeline.report.runs import Run
+from flowvae.data.arrays import pixel_text
+from pipeline.report.columns import GAIN, REPORTED_METRICS, shown
+from pipeline.report.runs import ScoredRun
+
+BOUND = "negative_elbo_nats"
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A row of the report's table: one variant, the mean over its seeds."""
+    """One variant of the report's table.
+
+    Args:
+        variant, flow, num_transforms: of the variant.
+        values: mean over seeds of every metric, and the gain over the reference. Standard errors are over test images,
+            averaged over seeds.
+        seed_spread: standard deviation of −ELBO over seeds; None for a single seed.
+    """
 
     variant: str
     flow: str
     num_transforms: int
-    reconstruction: float
-    kl: float
-    negative_elbo: float
-    negative_elbo_stderr: float
-    nll: float
-    nll_stderr: float
-    gain: float  # -ELBO of the reference minus this one's
-    seed_spread: float | None  # standard deviation of -ELBO over seeds
-    active_units: float
-    parameters: int
-    negative_elbo_bits: float  # per dimension
-    nll_bits: float
-    nll_bits_stderr: float
+    values: Mapping[str, float]
+    seed_spread: float | None
 
 
-def summarize(runs: Iterable[Run], reference: str) -> list[Summary]:
-    """One summary per variant, in order. Standard errors are over test images, averaged over seeds."""
-    by_variant: dict[str, list[Run]] = {}
+def summarize(runs: Iterable[ScoredRun], reference: str) -> list[Summary]:
+    """Summarize every variant, in order.
+
+    Args:
+        runs: of all variants.
+        reference: the variant that the others are compared with.
+    """
+    by_variant: dict[str, list[ScoredRun]] = {}
     for run in runs:
         by_variant.setdefault(run.variant, []).append(run)
-    base = mean(run.metrics["negative_elbo_nats"] for run in by_variant[reference])
-    return [summary(group, base) for group in by_variant.values()]
+    reference_bound = mean(run.metrics[BOUND] for run in by_variant[reference])
+    return [summary(group, reference_bound) for group in by_variant.values()]
 
 
-def summary(group: list[Run], base: float) -> Summary:
-    average = {name: mean(run.metrics[name] for run in group) for name in group[0].metrics}
-    bounds = [run.metrics["negative_elbo_nats"] for run in group]
-    return Summary(
-        variant=group[0].variant,
-        flow=group[0].flow,
-        num_transforms=group[0].num_transforms,
-        reconstruction=average["reconstruction_nats"],
-        kl=average["kl_nats"],
-        negative_elbo=average["negative_elbo_nats"],
-        negative_elbo_stderr=average["negative_elbo_stderr"],
-        nll=average["nll_nats"],
-        nll_stderr=average["nll_stderr"],
-        gain=base - average["negative_elbo_nats"],
-        seed_spread=stdev(bounds) if len(bounds) > 1 else None,
-        active_units=average["active_units"],
-        parameters=group[0].metrics["parameters"],
-        negative_elbo_bits=average["negative_elbo_bits_per_dim"],
-        nll_bits=average["nll_bits_per_dim"],
-        nll_bits_stderr=average["nll_bits_per_dim_stderr"],
-    )
+def summary(group: Sequence[ScoredRun], reference_bound: float) -> Summary:
+    """Summarize the runs of one variant, given −ELBO of the reference in nats."""
+    first, bounds = group[0], [run.metrics[BOUND] for run in group]
+    values = {name: mean(run.metrics[name] for run in group) for name in REPORTED_METRICS}
+    values[GAIN] = reference_bound - values[BOUND]
+    spread = stdev(bounds) if len(bounds) > 1 else None
+    return Summary(first.variant, first.flow, first.num_transforms, values, spread)
 
 
-HEADINGS = ("variant", "k", "−log p(x\\|z)", "KL", "−ELBO", "gain", "NLL", "active units", "parameters")
-BITS_HEADINGS = ("−ELBO, bits/dim", "NLL, bits/dim")
+def variant_table(runs: Sequence[ScoredRun], rows: Iterable[Summary]) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells of the table of variants, as text."""
+    columns = shown(eight_bit=runs[0].eight_bit)
+    headings = ["variant", "k", *(column.heading for column in columns)]
+    cells = [
+        [row.variant, str(row.num_transforms), *(column.cell(row.values, row.seed_spread) for column in columns)]
+        for row in rows
+    ]
+    return headings, cells
 
 
-def table(runs: Sequence[Run], rows: Iterable[Summary]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Headings and rows, as text; 8-bit data have bits per dimension at the end."""
-    if not runs[0].eight_bit:
-        return HEADINGS, [cells(row) for row in rows]
-    return HEADINGS + BITS_HEADINGS, [cells(row) + bits_cells(row) for row in rows]
+def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table with padded columns, readable as it stands; some readers need three characters in a rule."""
+    lines = [[cell.replace("|", "\\|") for cell in line] for line in (headings, *rows)]
+    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
+    rule = ["-" * (width - 1) + ":" for width in widths]
+    padded = [[cell.rjust(width) for cell, width in zip(line, widths)] for line in (lines[0], rule, *lines[1:])]
+    return "\n".join("| " + " | ".join(line) + " |" for line in padded)
 
 
-def bits_cells(row: Summary) -> tuple[str, ...]:
-    """Under BITS_HEADINGS."""
-    return f"{row.negative_elbo_bits:.3f}", f"{row.nll_bits:.3f} ± {row.nll_bits_stderr:.3f}"
-
-
-def cells(row: Summary) -> tuple[str, ...]:
-    """The table's cells, as text, under HEADINGS."""
-    spread = "" if row.seed_spread is None else f" (sd {row.seed_spread:.2f})"
-    return (
-        row.variant,
-        str(row.num_transforms),
-        f"{row.reconstruction:.2f}",
-        f"{row.kl:.2f}",
-        f"{row.negative_elbo:.2f} ± {row.negative_elbo_stderr:.2f}{spread}",
-        f"{row.gain:+.2f}",
-        f"{row.nll:.2f} ± {row.nll_stderr:.2f}",
-        f"{row.active_units:g}",
-        f"{row.parameters:,}",
-    )
-
-
-def markdown(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """A Markdown table with padded columns, readable as it stands; some readers want three characters in a rule."""
-    widths = [max(3, *map(len, column)) for column in zip(headings, *rows, strict=True)]
-    lines = [headings, tuple("-" * (width - 1) + ":" for width in widths), *rows]
-    return "\n".join("| " + " | ".join(cell.rjust(width) for cell, width in zip(line, widths)) + " |" for line in lines)
-
-
-def describe_protocol(runs: list[Run], reference: str) -> str:
-    """One paragraph: what every number of the table rests on."""
+def protocol_text(runs: Sequence[ScoredRun], reference: str) -> str:
+    """One paragraph: how every number of the table was obtained."""
     protocol = runs[0].protocol
     data, training, evaluation = protocol["data"], protocol["training"], protocol["evaluation"]
     seeds = sorted({run.seed for run in runs})
-    counts, levels = data["counts"], runs[0].eight_bit
-    drawn = "" if levels else f" (seed {data['binarization_seed']})"
-    bits = ", the last two columns in bits per dimension" if levels else ""
-    most = "at most " if training.get("patience") else ""
+    counts, eight_bit = data["counts"], runs[0].eight_bit
+    drawn = "" if eight_bit else f" (seed {data['binarization_seed']})"
+    bits = ", the last two columns in bits per dimension" if eight_bit else ""
+    at_most = "at most " if training.get("patience") else ""
     return (
-        f"{data['dataset']}, {describe_values(data['binarization'])}{drawn}, "
+        f"{data['dataset']}, {pixel_text(data['binarization'])}{drawn}, "
         f"{counts['train']:,} / {counts['valid']:,} / {counts['test']:,} images "
         f"({'; '.join(filter(None, (data['split'], data.get('processing'))))}); "
-        f"{most}{protocol['epochs']} epochs of batches of {training['batch_size']}, "
+        f"{at_most}{protocol['epochs']} epochs of batches of {training['batch_size']}, "
         f"training seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}, "
         f"weights of the best epoch on validation. "
         f"All values in nats per test image{bits}; ± is one standard error over test images. −ELBO and its terms: "
         f"{evaluation['num_elbo_samples']} draws per image, all test images. NLL: importance sampling with "
-        f"{evaluation['num_importance_samples']} draws, its gap to −ELBO measured on {evaluation['num_nll_images']:,} "
-        f"random test images. Gain: −ELBO of {reference} minus the row's. Rows also differ by the luck of training, "
-        "which more seeds would show."
+        f"{evaluation['num_importance_samples']} draws; its gap to −ELBO is measured on "
+        f"{evaluation['num_nll_images']:,} random test images. Gain: −ELBO of {reference} minus that of the row. "
+        f"{seeds_text(len(seeds))}"
     )
+
+
+def seeds_text(num_seeds: int) -> str:
+    """What the number of seeds means for differences between rows."""
+    if num_seeds == 1:
+        return "One training seed: rows also differ by chance, which only more seeds would show."
+    return f"Means over {num_seeds} training seeds; sd is the standard deviation over them."

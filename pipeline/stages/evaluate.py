@@ -10,35 +10,39 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowvae.config import EvaluationConfig
-from flowvae.data.arrays import open_images, read_metadata
+from flowvae.data.arrays import is_eight_bit, open_images, read_metadata
 from flowvae.data.images import ImageSet
-from flowvae.evaluation import Evaluation, evaluate
-from flowvae.networks import plain_weights
+from flowvae.evaluation import Evaluation, EvaluationConfig, evaluate
+from flowvae.model.networks import plain_weights
+from flowvae.model.vae import VAE
+from flowvae.model.weights import load
 from flowvae.randomness import generator
-from flowvae.vae import VAE
-from flowvae.weights import load
 from pipeline import paths
-from pipeline.device import describe_device, keep_freed_memory, pick_device
-from pipeline.files import read_json, write_json, write_png
-from pipeline.grids import as_ink, image_grid
-from pipeline.params import Params, eight_bit, run_key
-from pipeline.placement import find_placement
+from pipeline.device import device_text, keep_freed_memory, pick_device
+from pipeline.files import read_json, write_json
+from pipeline.params.schema import Params, run_name
+from pipeline.pictures import as_ink, image_grid, write_png
+from pipeline.running.placement import find_placement
+from pipeline.running.timings import record_timing
 from pipeline.scores import flat_metrics
-from pipeline.timings import record_timing
 
 FIGURE_COLUMNS = 16
 
 
 def run(params: Params, variant: str, seed: int) -> None:
-    key, config = run_key(variant, seed), params.evaluation
+    """Write the metrics, the protocol, and figures of samples and reconstructions.
+
+    Raises:
+        InputError: params.yaml does not declare the run, or its input is missing or damaged.
+    """
+    name, config = run_name(variant, seed), params.evaluation
     params.check_run(variant, seed)
     placement = find_placement(None, torch.get_num_threads(), torch.cuda.device_count(), os.environ)
-    metadata, vae = read_metadata(paths.PREPARED), load(paths.MODELS / key, "cpu")
-    trained = read_json(paths.MODELS / key / "training.json")
+    metadata, vae = read_metadata(paths.PREPARED), load(paths.MODELS / name, "cpu")
+    trained = read_json(paths.MODELS / name / "training.json")
     call = partial(score, plain_weights(vae), config)
     if placement.address:
-        from pipeline.distributed.tasks import compute_on_ray
+        from pipeline.distributed.remote import compute_on_ray
 
         scored = compute_on_ray(call, paths.PREPARED.resolve(), metadata, placement)
     else:
@@ -46,35 +50,35 @@ def run(params: Params, variant: str, seed: int) -> None:
     evaluation, seconds = scored.evaluation, scored.seconds
     num_images = metadata.counts["test"]
     num_passes = num_images * config.num_elbo_samples + evaluation.num_nll_images * config.num_importance_samples
-    write_json(paths.METRICS / f"{key}.json", flat_metrics(evaluation, vae, metadata.image_shape))
+    write_json(paths.METRICS / f"{name}.json", flat_metrics(evaluation, vae, metadata.image_shape))
     counts = {"num_nll_images": evaluation.num_nll_images}
-    write_json(paths.PROTOCOLS / f"{key}.json", trained | {"evaluation": config.model_dump() | counts})
-    write_png(paths.FIGURES / "samples" / f"{key}.png", scored.samples)
-    write_png(paths.FIGURES / "reconstructions" / f"{key}.png", scored.reconstructions)
+    write_json(paths.PROTOCOLS / f"{name}.json", trained | {"evaluation": config.model_dump() | counts})
+    write_png(paths.FIGURES / "samples" / f"{name}.png", scored.samples)
+    write_png(paths.FIGURES / "reconstructions" / f"{name}.png", scored.reconstructions)
     record_timing(
         "evaluate",
-        key,
+        name,
         seconds=seconds,
         images_per_second=num_passes / seconds,
         device=scored.device,
-        placement=placement.describe() if placement.address else "this process",
+        placement=placement.text() if placement.address else "this process",
     )
     nll, bound = evaluation.nll, evaluation.negative_elbo
     print(
-        f"{key}  -ELBO {bound.value:.2f} ± {bound.stderr:.2f}  NLL {nll.value:.2f} ± {nll.stderr:.2f}  {seconds:.0f} s"
+        f"{name}  -ELBO {bound.value:.2f} ± {bound.stderr:.2f}  NLL {nll.value:.2f} ± {nll.stderr:.2f}  {seconds:.0f} s"
     )
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What one trained variant is worth on the test set.
+    """Scores and figures of one trained variant on the test set.
 
     Args:
         evaluation: the estimates.
         samples: a figure of ink, shape (H, W), in colour (H, W, 3).
         reconstructions: the same.
-        seconds: that `evaluation` took.
-        device: in words.
+        seconds: duration of the evaluation.
+        device: description.
     """
 
     evaluation: Evaluation
@@ -85,18 +89,18 @@ class Scored:
 
 
 def score(vae: VAE, config: EvaluationConfig, prepared: Path, device: torch.device) -> Scored:
-    """Evaluate and draw on a device, with the test images in the folder `prepared`."""
+    """Evaluate a model and draw its figures on a device, with the test images in the folder `prepared`."""
     keep_freed_memory()
     images, vae = open_images(prepared, "test", device), vae.to(device)
     started = time.monotonic()
     evaluation = evaluate(vae, images, config)
     seconds = time.monotonic() - started
-    ink = partial(as_ink, eight_bit=eight_bit(read_metadata(prepared).binarization))
+    ink = partial(as_ink, eight_bit=is_eight_bit(read_metadata(prepared).binarization))
     figures = (
         image_grid(rows_of(ink(samples(vae, config.num_figure_images, config.seed)))),
         image_grid(pairs_of_rows(*map(ink, reconstructions(vae, images, config)))),
     )
-    return Scored(evaluation, *figures, seconds, describe_device(device))
+    return Scored(evaluation, *figures, seconds, device_text(device))
 
 
 @torch.inference_mode()

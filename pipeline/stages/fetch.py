@@ -1,87 +1,95 @@
-"""fetch: check params.yaml, then find or download the best data that can be had.
+"""fetch: check params.yaml, then find or download the best available data.
 
-Runs on every `dvc repro`, so that better data are noticed; writes the same bytes while nothing changed.
+It runs on every `dvc repro`, so that better data are noticed, and writes the same bytes while nothing changes.
 """
 
 import sys
 from pathlib import Path
 
-from flowvae.data.config import DataConfig
-from flowvae.data.datasets import DATASETS, SOURCES, Dataset, sources_of
-from flowvae.data.sources import FALLBACK_BANNER
+from flowvae.datasets.config import DataConfig
+from flowvae.datasets.entry import DatasetEntry
+from flowvae.datasets.mnist import FALLBACK_BANNER
+from flowvae.datasets.registry import DATASETS, SOURCES, sources_of
 from flowvae.errors import InputError
 from pipeline import paths
+from pipeline.downloads import data_roots, download, find_files, obtain
 from pipeline.files import read_json, write_json
-from pipeline.params import Params, check_models, read_yaml, unread_keys
-from pipeline.points import check_sweeps
-from pipeline.raw import download, find_raw, obtain
+from pipeline.params.checks import check_models, unread_keys
+from pipeline.params.reading import read_yaml
+from pipeline.params.schema import Params
+from pipeline.study.points import study_problems
 
 
 def run(params: Params) -> None:
-    """Write which of SOURCES `prepare` is to read, and a fingerprint of files that may change."""
+    """Write which entry of SOURCES `prepare` reads, and a fingerprint of files that may change."""
     check_models(params, paths.PARAMS)
-    if problems := list(check_sweeps(params)):
+    if problems := list(study_problems(params)):
         raise InputError("\n".join(f"{paths.PARAMS}: {problem}" for problem in problems))
     unread = unread_keys(read_yaml(paths.PARAMS), read_yaml(Path("dvc.yaml"))["stages"])
     if unread:
-        raise InputError("\n".join(f"{paths.PARAMS}: {key}: read by no stage; list it in dvc.yaml" for key in unread))
-    found = find(params.data)
-    write_json(paths.SOURCE, found)
-    if found["source"] == DATASETS[params.data.name].fallback:
+        raise InputError("\n".join(f"{paths.PARAMS}: {key}: no stage reads it; list it in dvc.yaml" for key in unread))
+    source = find_source(params.data)
+    write_json(paths.SOURCE, source)
+    if source["source"] == DATASETS[params.data.name].fallback:
         print(FALLBACK_BANNER, file=sys.stderr)
 
 
-def find(data: DataConfig) -> dict[str, str | None]:
-    """The best source that can be had now.
+def find_source(data: DataConfig) -> dict[str, str | None]:
+    """Find the best source that is available now.
 
-    A folder of one's own has a fingerprint, of names, sizes and times of change, so that `prepare` runs again when
-    an image comes, goes or changes. Where the folder is absent, arrays that were pulled keep theirs.
+    A folder of images has a fingerprint of names, sizes and modification times, so that `prepare` runs again if an
+    image is added, removed or changed. If the folder is absent, arrays that were pulled keep theirs.
 
     Raises:
-        InputError: there is none that `data` allows.
+        InputError: no source that `data` allows is available.
     """
     name, *_ = sources_of(data)
-    dataset = SOURCES[name]
-    if find_raw(dataset, data):
-        return {"source": name, "fingerprint": dataset.fingerprint(data)}
-    if earlier := prepared_from(name):
-        return earlier
+    entry = SOURCES[name]
+    if find_files(entry, data):
+        return {"source": name, "fingerprint": entry.fingerprint(data)}
+    if prepared := prepared_from(name):
+        return prepared
     if name != data.name:
         raise InputError(
             "data.binarization: larochelle needs binarized_mnist/binarized_mnist_{train,valid,test}.amat or .amat.gz "
-            f"(their public address is gone); looked in {looked()}; set FLOWVAE_DATA_ROOT to the folder that holds them"
+            f"(their public address no longer exists); searched in {searched()}; set FLOWVAE_DATA_ROOT to the folder "
+            "that holds them"
         )
-    if dataset.fallback:
-        return {"source": or_fallback(name, dataset, data), "fingerprint": None}
-    obtain(dataset, data)
-    return {"source": name, "fingerprint": dataset.fingerprint(data)}
+    if entry.fallback:
+        return {"source": downloaded_or_fallback(name, entry, entry.fallback, data), "fingerprint": None}
+    obtain(entry, data)
+    return {"source": name, "fingerprint": entry.fingerprint(data)}
 
 
-def or_fallback(name: str, dataset: Dataset, data: DataConfig) -> str:
-    """The data set, downloaded, or what stands in for it, with the reason on standard error.
+def downloaded_or_fallback(name: str, entry: DatasetEntry, fallback: str, data: DataConfig) -> str:
+    """Download a data set.
+
+    Returns:
+        Its name, or that of the fallback if the download failed; the reason is printed on standard error.
 
     Raises:
-        InputError: it cannot be had, and nothing may stand in.
+        InputError: the data set is unavailable, and the settings do not allow the fallback.
     """
     try:
-        download(dataset, data)
+        download(entry, data)
         return name
     except InputError as error:
         print(f"fetch: {error}", file=sys.stderr)
     if data.fallback:
-        return dataset.fallback
+        return fallback
     raise InputError(
-        f"data.fallback: is false, and {dataset.home(data)} is neither in {looked()} nor can it be downloaded; "
+        f"data.fallback: is false, and {entry.folder(data)} is not in {searched()} and cannot be downloaded; "
         "set FLOWVAE_DATA_ROOT to the folder that holds it"
     )
 
 
-def looked() -> str:
-    return ", ".join(map(str, paths.data_roots()))
+def searched() -> str:
+    """The data roots, for messages."""
+    return ", ".join(map(str, data_roots()))
 
 
 def prepared_from(source: str) -> dict[str, str | None] | None:
-    """What this stage wrote of arrays that are there already, made earlier or pulled: never exchanged for less."""
+    """What this stage wrote for arrays that exist already, made here or pulled; they are never replaced by less."""
     path = paths.PREPARED / "metadata.json"
     if not path.is_file() or (metadata := read_json(path)).get("source") != source:
         return None

@@ -9,77 +9,113 @@ from functools import partial
 
 from torch import Tensor
 
-from flowvae.data.arrays import write_arrays
-from flowvae.data.binarization import binarize
-from flowvae.data.config import DataConfig
-from flowvae.data.datasets import SOURCES, sources_of
-from flowvae.data.rows import SPLITS, Source
-from flowvae.data.streaming import decode_source, image_files, work_id
+from flowvae.data.arrays import SPLITS, pixel_text
+from flowvae.datasets.binarization import binarize
+from flowvae.datasets.config import DataConfig
+from flowvae.datasets.decoding import Decoded, decode_dataset, decoding_id
+from flowvae.datasets.raw import RawDataset
+from flowvae.datasets.registry import SOURCES, sources_of
+from flowvae.datasets.writing import Provenance, write_arrays
 from flowvae.errors import InputError
 from pipeline import paths
-from pipeline.corrupt import check_corrupt, corrupt_banner
-from pipeline.files import read_json
-from pipeline.params import Params, describe_values
-from pipeline.raw import obtain
+from pipeline.downloads import obtain
+from pipeline.files import read_json, write_text
+from pipeline.params.schema import Params
 
-SECONDS_BETWEEN_LINES = 5
+SECONDS_BETWEEN_REPORTS = 5
+CORRUPT_LIST = paths.LOGS / "prepare" / "corrupt.txt"
+CORRUPT_SHOWN = 10  # in the terminal; the file lists all
 
 
 def run(params: Params) -> None:
+    """Write data/prepared."""
     data, found = params.data, read_json(paths.SOURCE)
-    name = found.get("source")
-    if name not in sources_of(data):
+    source = str(found.get("source"))
+    if source not in sources_of(data):
         raise InputError(
-            f"{paths.SOURCE}: damaged, expected a source among {', '.join(sources_of(data))}, got {name!r}; "
+            f"{paths.SOURCE}: damaged, expected a source among {', '.join(sources_of(data))}, got {source!r}; "
             "run dvc repro"
         )
-    source = SOURCES[name].read(obtain(SOURCES[name], data), data)
-    # Not in data/prepared, which DVC empties before this stage runs: what a killed run has done is found again.
-    work = paths.CHECKPOINTS / f"prepare-{work_id(image_files(source))}"
-    decoded, corrupt = decode_source(source, work, num_cores(), progress())
-    check_corrupt(source, corrupt, data.max_corrupt)
-    metadata = write_arrays(
-        paths.PREPARED,
-        decoded.images,
-        decoded.test_labels,
-        partial(write_as, source, data),
-        dataset=source.dataset,
-        source=name,
-        origin=source.origin,
+    raw = SOURCES[source].read(obtain(SOURCES[source], data), data)
+    # Not in data/prepared, which DVC empties before this stage runs: a run that was killed is resumed from here.
+    folder = paths.CHECKPOINTS / f"prepare-{decoding_id(raw.files)}"
+    decoded = decode_dataset(raw, folder, num_cores(), progress_printer())
+    check_corrupt(raw, decoded, data.max_corrupt)
+    provenance = Provenance(
+        source=source,
         binarization=data.binarization,
         binarization_seed=data.seed,
-        split=source.split,
-        processing=source.processing,
-        corrupt={split: len(corrupt.get(split, ())) for split in SPLITS},
+        corrupt={split: len(decoded.corrupt.get(split, ())) for split in SPLITS},
         fingerprint=found.get("fingerprint"),
-        banner=" ".join(filter(None, (source.banner, corrupt_banner(source, corrupt)))) or None,
+        banner=" ".join(filter(None, (raw.banner, corrupt_banner(raw, decoded)))) or None,
     )
+    metadata = write_arrays(paths.PREPARED, decoded.dataset, partial(pixels_to_write, raw, data), provenance)
     for finished in paths.CHECKPOINTS.glob("prepare-*"):
         shutil.rmtree(finished)
     counts = " / ".join(f"{count:,} {split}" for split, count in metadata.counts.items())
-    print(f"prepare: {source.dataset}, {describe_values(data.binarization)}: {counts}")
+    print(f"prepare: {raw.dataset}, {pixel_text(data.binarization)}: {counts}")
     if metadata.banner:
         print(metadata.banner, file=sys.stderr)
 
 
-def write_as(source: Source, data: DataConfig, chunks: Iterable[Tensor], split: int) -> Iterator[Tensor]:
-    """What is written of the images of a split."""
-    return binarize(chunks, "none" if source.bits else data.binarization, data.seed, split)
+def pixels_to_write(raw: RawDataset, data: DataConfig, chunks: Iterable[Tensor], split: int) -> Iterator[Tensor]:
+    """Binarize the images of a split, unless they are bits already."""
+    return binarize(chunks, "none" if raw.bits else data.binarization, data.seed, split)
 
 
 def num_cores() -> int:
-    """That this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def progress() -> Callable[[int, int], None]:
-    """A callback that prints how far decoding is, now and then."""
+def progress_printer() -> Callable[[int, int], None]:
+    """A callback that prints the progress of decoding now and then."""
     last = time.monotonic()
 
     def on_progress(done: int, total: int) -> None:
         nonlocal last
-        if time.monotonic() - last > SECONDS_BETWEEN_LINES or done == total:
+        if time.monotonic() - last > SECONDS_BETWEEN_REPORTS or done == total:
             print(f"prepare  images {done}/{total}", flush=True)
             last = time.monotonic()
 
     return on_progress
+
+
+def check_corrupt(raw: RawDataset, decoded: Decoded, limit: float) -> None:
+    """List the images that cannot be read.
+
+    Raises:
+        InputError: they are more than the limit, or all images of a split.
+    """
+    files = raw.files
+    lines = [
+        f"{files[split].folder / files[split].names[i]}: {reason}"
+        for split, corrupt in decoded.corrupt.items()
+        for i, reason in corrupt.items()
+    ]
+    if not lines:
+        CORRUPT_LIST.unlink(missing_ok=True)  # of an earlier run
+        return
+    lines = [line.encode(errors="backslashreplace").decode() for line in lines]
+    write_text(CORRUPT_LIST, "\n".join(lines) + "\n")
+    total = sum(map(len, files.values()))
+    emptied = [split for split, corrupt in decoded.corrupt.items() if len(corrupt) == len(files[split])]
+    if emptied or len(lines) > limit * total:
+        raise InputError(
+            f"data.max_corrupt: {len(lines):,} of {total:,} images cannot be read, and the limit is a fraction of "
+            f"{limit}; the first is {lines[0]}; {CORRUPT_LIST} lists all; fix or remove them, or raise the limit"
+        )
+    for line in lines[:CORRUPT_SHOWN]:
+        print(f"prepare: skipped {line}", file=sys.stderr)
+    if len(lines) > CORRUPT_SHOWN:
+        print(f"prepare: skipped {len(lines) - CORRUPT_SHOWN:,} more, listed in {CORRUPT_LIST}", file=sys.stderr)
+
+
+def corrupt_banner(raw: RawDataset, decoded: Decoded) -> str | None:
+    """The warning that readers need if images were skipped."""
+    counts = {split: len(corrupt) for split, corrupt in decoded.corrupt.items() if corrupt}
+    if not counts:
+        return None
+    total = sum(map(len, raw.files.values()))
+    splits = ", ".join(f"{count:,} of {split}" for split, count in counts.items())
+    return f"CORRUPT IMAGES SKIPPED: {sum(counts.values()):,} of {total:,} images could not be read ({splits})."

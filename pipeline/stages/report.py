@@ -1,32 +1,47 @@
 """report: the table, the figures and the page."""
 
+from collections.abc import Sequence
+
+from flowvae.data.arrays import read_metadata
 from pipeline import paths
 from pipeline.files import read_json, write_csv, write_text
-from pipeline.params import Params, run_key
-from pipeline.report.figures import learning_curves, nll_against_depth
-from pipeline.report.page import html_page, markdown_page
-from pipeline.report.runs import COLUMNS, Run, read_runs
+from pipeline.params.schema import Params
+from pipeline.report.figures.study import study_figure
+from pipeline.report.figures.variants import bounds_against_depth, learning_curves
+from pipeline.report.page import STUDY_FIGURES, Report, html_page, markdown_page
+from pipeline.report.runs import ScoredRun, read_runs
+from pipeline.report.studies import read_studies
 from pipeline.report.table import summarize
 
 
 def run(params: Params) -> None:
-    runs = read_runs(params)
-    rows = summarize(runs, params.report.reference)
-    write_csv(paths.REPORTS / "results.csv", [run.row() for run in runs], COLUMNS)
+    """Write the table, the figures and the pages.
+
+    Raises:
+        InputError: a result is missing or damaged, or two runs followed different protocols.
+    """
+    metadata, runs = read_metadata(paths.PREPARED), read_runs(params)
+    rows, studies = summarize(runs, params.report.reference), read_studies(params, metadata)
+    table = [run.row() for run in runs]
+    write_csv(paths.REPORTS / "results.csv", table, table[0])
     learning_curves(runs, paths.FIGURES / "learning_curves.png")
-    nll_against_depth(rows, paths.FIGURES / "nll_against_depth.png")
-    write_text(paths.REPORTS / "results.md", markdown_page(params, runs, rows))
-    write_text(paths.REPORTS / "index.html", html_page(params, runs, rows))
+    bounds_against_depth(rows, paths.FIGURES / "nll_against_depth.png")
+    STUDY_FIGURES.mkdir(parents=True, exist_ok=True)  # an output of the stage, even without studies
+    for study in studies:
+        study_figure(study, metadata, STUDY_FIGURES / f"{study.name}.png")
+    report = Report(params, runs, rows, studies)
+    write_text(paths.REPORTS / "results.md", markdown_page(report))
+    write_text(paths.REPORTS / "index.html", html_page(report))
     collect_timings(runs)
 
 
-def collect_timings(runs: list[Run]) -> None:
-    """reports/timings.csv: no output of the stage, since times differ from run to run."""
+def collect_timings(runs: Sequence[ScoredRun]) -> None:
+    """Write reports/timings.csv. It is not an output of the stage, because times differ from run to run."""
     rows = []
     for run in runs:
         for stage in ("train", "evaluate"):
-            path = paths.TIMINGS / stage / f"{run_key(run.variant, run.seed)}.json"
-            if path.exists():  # absent where the result came from a cache
+            path = paths.TIMINGS / stage / f"{run.name}.json"
+            if path.exists():  # absent if the result came from a cache
                 rows.append({"stage": stage, "variant": run.variant, "seed": run.seed} | read_json(path))
     if rows:
         write_csv(paths.REPORTS / "timings.csv", rows, rows[0])

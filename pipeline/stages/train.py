@@ -2,30 +2,43 @@
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict, fields
 
 import torch
 
 from flowvae.data.arrays import read_metadata
 from flowvae.errors import InputError
-from flowvae.training import NonFiniteLossError, epochs_for
-from flowvae.training_state import EpochRecord
-from flowvae.weights import save
+from flowvae.model.weights import save
+from flowvae.training.loop import NonFiniteLossError, epochs_for
+from flowvae.training.state import EpochRecord
 from pipeline import paths
 from pipeline.files import write_csv, write_json
-from pipeline.fitting import Task, fit_here
-from pipeline.params import Params, run_key
-from pipeline.placement import find_placement
-from pipeline.progress import write_dump
-from pipeline.timings import record_timing
+from pipeline.fitting import FittedRun, RunSpec, fit_locally, local_checkpoints
+from pipeline.params.schema import Params, run_name
+from pipeline.running.placement import Placement, find_placement
+from pipeline.running.progress import write_diagnostics
+from pipeline.running.timings import record_timing
 
 
 def run(params: Params, variant: str, seed: int, workers: str | None = None, profile: bool = False) -> None:
+    """Write the model, its protocol and its learning curve.
+
+    Args:
+        params: of the project.
+        variant: a key of `variants`.
+        seed: one of `seeds`.
+        workers: of the command line: 2, or 1-4; None to read the environment.
+        profile: whether to profile one step.
+
+    Raises:
+        InputError: params.yaml does not declare the run, its input is damaged, or training diverged.
+    """
     params.check_run(variant, seed)
     placement = find_placement(workers, torch.get_num_threads(), torch.cuda.device_count(), os.environ)
     metadata = read_metadata(paths.PREPARED)
-    task = Task(
-        key=run_key(variant, seed),
+    spec = RunSpec(
+        name=run_name(variant, seed),
         vae=params.vae_config(variant, metadata.image_shape),
         training=params.training,
         seed=seed,
@@ -34,41 +47,50 @@ def run(params: Params, variant: str, seed: int, workers: str | None = None, pro
         logs=(paths.LOGS / "train").resolve(),
         profile=profile,
     )
-    print(f"{task.key}  on {placement.describe()}", flush=True)
+    print(f"{spec.name}  on {placement.text()}", flush=True)
     started = time.monotonic()
     try:
-        if placement.workers is None:
-            fitted = fit_here(task, placement.interval)
-        else:
-            from pipeline.distributed.training import fit_on_ray
-
-            fitted = fit_on_ray(task, placement)
+        fitted, remove_checkpoints = fit_at(placement, spec)
     except NonFiniteLossError as error:
-        dump = write_dump(paths.LOGS / "train", task.key, error)
+        path = write_diagnostics(paths.LOGS / "train", spec.name, error)
         raise InputError(
-            f"{task.key}: {error}; norms per layer are in {dump}; try a lower training.learning_rate"
+            f"{spec.name}: {error}; norms per layer are in {path}; try a lower training.learning_rate"
         ) from error
     seconds = time.monotonic() - started
-    num_epochs = epochs_for(metadata.counts["train"], params.training)
-    save(paths.MODELS / task.key, fitted.vae, task.vae)
+    folder = paths.MODELS / spec.name
+    save(folder, fitted.vae, spec.vae)
     protocol = {
         "variant": variant,
         "seed": seed,
-        "flow": task.vae.flow.model_dump(),
-        "model": task.vae.model.model_dump(),
-        "epochs": num_epochs,
+        "flow": spec.vae.flow.model_dump(),
+        "model": spec.vae.model.model_dump(),
+        "epochs": epochs_for(metadata.counts["train"], params.training),
         "training": params.training.model_dump(),
         "data": metadata.model_dump(),
     }
-    write_json(paths.MODELS / task.key / "training.json", protocol)
+    write_json(folder / "training.json", protocol)
     columns = [field.name for field in fields(EpochRecord)]
-    write_csv(paths.CURVES / f"{task.key}.csv", map(asdict, fitted.records), columns)
-    fitted.forget()
+    write_csv(paths.CURVES / f"{spec.name}.csv", map(asdict, fitted.records), columns)
+    remove_checkpoints()
     record_timing(
         "train",
-        task.key,
+        spec.name,
         seconds=seconds,
         images_per_second=fitted.images_per_second,
         device=fitted.device,
-        placement=placement.describe(),
+        placement=placement.text(),
     )
+
+
+def fit_at(placement: Placement, spec: RunSpec) -> tuple[FittedRun, Callable[[], None]]:
+    """Train in this process or on Ray's workers.
+
+    Returns:
+        The result, and a function that removes the checkpoints once the result is stored.
+    """
+    if placement.workers is None:
+        checkpoints = local_checkpoints(spec, placement.interval)
+        return fit_locally(spec, checkpoints), checkpoints.remove
+    from pipeline.distributed.training import fit_on_ray, run_storage
+
+    return fit_on_ray(spec, placement), run_storage(spec, placement).remove

@@ -1,5 +1,7 @@
-"""One thread: these tensors are too small to share, and sums are taken in one order."""
+"""One thread by default, because these tensors are too small to share; FLOWVAE_TEST_THREADS sets another number."""
+
+import os
 
 import torch
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get("FLOWVAE_TEST_THREADS", "1")))

@@ -27,7 +27,7 @@ def test_history_does_not_matter():
     assert torch.equal(draw(3), first)
 
 
-def test_the_global_generator_is_left_alone():
+def test_the_global_generator_is_not_used():
     torch.manual_seed(1)
     expected = torch.randn(4)
     torch.manual_seed(1)
@@ -47,6 +47,7 @@ def test_every_purpose_position_and_seed_has_its_own_numbers():
 
 
 def test_neighbours_are_uncorrelated():
+    """Each of the 2,016 correlations of 32 draws is within 4.8 of its standard errors, 1 / sqrt(32)."""
     rows = torch.stack([draw(epoch, step) for epoch, step in product(range(8), range(8))])
     correlation = torch.corrcoef(rows) - torch.eye(len(rows))
     assert correlation.abs().max() < 0.85

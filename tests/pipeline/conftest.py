@@ -12,23 +12,23 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from project import DISK, commit, copy_project, dvc, environment
+from project import DISK, commit, copy_project, dvc, environment, freeze_studies
 
 from pipeline.__main__ import main
 
-# Tests that a shell has started in the background would ignore Ctrl-C, as would all that they start; some send it.
+# A shell starts background processes with Ctrl-C ignored, and so would everything that tests start; some tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Reproduced(NamedTuple):
-    """A project after its first `dvc repro`, and what that printed."""
+    """A project after its first `dvc repro`, and the output of that command."""
 
     folder: Path
     ran: CompletedProcess[str]
 
 
 class Outcome(NamedTuple):
-    """What a stage left its user with."""
+    """How a stage ended."""
 
     code: int
     errors: list[str]  # lines on standard error
@@ -36,7 +36,7 @@ class Outcome(NamedTuple):
 
 @pytest.fixture(scope="session")
 def reproduced(tmp_path_factory) -> Reproduced:
-    """Not to be changed: tests that change something take a `copy`."""
+    """The shared project. Tests that change anything take a `copy`."""
     folder = copy_project(tmp_path_factory.mktemp("reproduced") / "project", git=True)
     ran = dvc(folder, "repro")
     commit(folder)
@@ -45,26 +45,26 @@ def reproduced(tmp_path_factory) -> Reproduced:
 
 @pytest.fixture
 def copy(reproduced, tmp_path) -> Path:
-    """All of the reproduced project, with its git history and DVC cache; its sweeps are frozen, to start no Ray."""
+    """The reproduced project with its git history and DVC cache, and with frozen studies."""
     folder = shutil.copytree(reproduced.folder, tmp_path / "project")
-    dvc(folder, "freeze", "sweep", "stability")
+    freeze_studies(folder)
     commit(folder)
     return folder
 
 
 @pytest.fixture
 def files(reproduced, tmp_path) -> Path:
-    """The files that stages read and write; neither code, git nor DVC's cache."""
+    """The files that stages read and write, without code, git and DVC's cache."""
     ignored = shutil.ignore_patterns(".git", ".dvc", "flowvae", "pipeline")
     return shutil.copytree(reproduced.folder, tmp_path / "project", ignore=ignored)
 
 
 @pytest.fixture
 def run_stage(monkeypatch, capsys) -> Iterator[Callable[..., Outcome]]:
-    """`python -m pipeline ARGUMENTS` in a folder, without the seconds that a new process takes to start."""
+    """Run `python -m pipeline ARGUMENTS` in a folder, in this process, because a new one takes seconds to start."""
 
     def run(project: Path, *arguments: str, **changes: str) -> Outcome:
-        # The whole mapping comes back afterwards, whatever main adds to it.
+        # The whole mapping is restored afterwards, with whatever main adds to it.
         monkeypatch.setattr(os, "environ", environment(project, **changes))
         monkeypatch.setattr(sys, "argv", ["pipeline", *arguments])
         monkeypatch.chdir(project)
@@ -73,7 +73,7 @@ def run_stage(monkeypatch, capsys) -> Iterator[Callable[..., Outcome]]:
         return Outcome(code, capsys.readouterr().err.splitlines())
 
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as the environment says, which a new process would read
+    torch.set_num_threads(1)  # as OMP_NUM_THREADS says, which only a new process reads
     yield run
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(False)
@@ -81,7 +81,7 @@ def run_stage(monkeypatch, capsys) -> Iterator[Callable[..., Outcome]]:
 
 @pytest.fixture
 def complaint(run_stage):
-    """The one line with which a stage stops, without the stage's name."""
+    """Run a stage that must fail with one line. Returns: the line without the stage's name."""
 
     def run(project: Path, *arguments: str, **changes: str) -> str:
         code, errors = run_stage(project, *arguments, **changes)
@@ -105,7 +105,7 @@ def data_root() -> Path:
 
 @pytest.fixture
 def small_disk(tmp_path) -> Iterator[Path]:
-    """A file system that soon is full."""
+    """A file system that has little room."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(folder)]

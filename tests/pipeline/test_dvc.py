@@ -1,16 +1,16 @@
-"""The pipeline under real DVC: what a change re-runs, what it leaves alone, and what DVC's commands show."""
+"""The pipeline under real DVC: what a change runs again, what it leaves alone, and what DVC's commands show.
 
-import csv
+What one edit makes stale is tested in test_staleness.py, case by case and without running anything.
+"""
+
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from project import (
     EVALUATED,
-    KEYS,
+    RUNS,
     TRAINED,
     VARIANTS,
     command,
@@ -19,37 +19,14 @@ from project import (
     dvc,
     edit_params,
     stages_run,
+    study_rows,
 )
 
-from pipeline.trials import SPEED
-
 SECOND_SEED = {f"{stage}@{variant}-1" for stage in ("train", "evaluate") for variant in VARIANTS}
-PLANAR_8 = {"flow": "planar", "num_transforms": 8, "amortised": False}
-
-# what changes in params.yaml: (edit, stages whose own inputs it changes)
-EDITS = {
-    "depth of one variant": (lambda p: p["variants"]["planar-4"].update(num_transforms=3), {"train@planar-4-0"}),
-    "epochs": (lambda p: p["training"].update(epochs=2), TRAINED),
-    "seed of evaluation": (lambda p: p["evaluation"].update(seed=1), EVALUATED),
-    "path": (lambda p: p["interpolation"].update(path="linear"), {"interpolate"}),
-    "binarization": (lambda p: p["data"].update(binarization="dynamic"), {"prepare"}),
-    "another seed": (lambda p: p.update(seeds=[0, 1]), SECOND_SEED),
-    "another variant": (
-        lambda p: p["variants"].update({"planar-8": PLANAR_8}),
-        {"train@planar-8-0", "evaluate@planar-8-0"},
-    ),
-}
-CODE = {
-    "flowvae/interpolation.py": {"interpolate"},
-    "flowvae/training.py": TRAINED,
-    "flowvae/flows/planar.py": TRAINED | EVALUATED | {"interpolate"},
-    "pipeline/report/table.py": {"report"},
-    "pipeline/progress.py": set(),
-}
 
 
 def changed(project: Path) -> set[str]:
-    """Stages whose own params, code or files changed; what follows from new outputs shows in a run alone."""
+    """Stages whose own params, code or files changed."""
     return set(json.loads(dvc(project, "status", "--json").stdout)) - {"fetch"}
 
 
@@ -57,21 +34,8 @@ def append_comment(path: Path) -> None:
     path.write_text(path.read_text() + "\n# another line\n")
 
 
-@pytest.mark.parametrize(("edit", "stages"), EDITS.values(), ids=EDITS)
-def test_param_concerns_its_stages_alone(copy, edit: Callable[[Any], None], stages):
-    edit_params(copy, edit)
-    assert changed(copy) - {"report", "interpolate"} == stages - {"interpolate"}
-    assert "interpolate" not in stages or "interpolate" in changed(copy)
-
-
-@pytest.mark.parametrize(("file", "stages"), CODE.items(), ids=CODE)
-def test_code_concerns_its_stages_alone(copy, file, stages):
-    append_comment(copy / file)
-    assert changed(copy) == stages
-
-
-def test_experiment_on_one_variant_runs_that_variant_alone(copy):
-    """And what DVC shows of it: metrics, their differences, the experiment, the plots."""
+def test_experiment_on_one_variant_runs_only_that_variant(copy):
+    """DVC shows its metrics, their differences, the experiment and the plots."""
     before = json.loads((copy / "metrics/planar-4-0.json").read_text())
     ran = dvc(copy, "exp", "run", "--name", "deeper", "--set-param", "variants.planar-4.num_transforms=3")
     assert stages_run(ran) == {"train@planar-4-0", "evaluate@planar-4-0", "report"}
@@ -80,7 +44,7 @@ def test_experiment_on_one_variant_runs_that_variant_alone(copy):
 
     shown = json.loads(dvc(copy, "metrics", "show", "--json").stdout)
     files = shown[""]["data"]
-    assert set(files) == {f"metrics/{key}.json" for key in KEYS}
+    assert set(files) == {f"metrics/{run}.json" for run in RUNS}
     assert files["metrics/planar-4-0.json"]["data"] == after
     difference = json.loads(dvc(copy, "metrics", "diff", "--json").stdout)
     assert set(difference) == {"metrics/planar-4-0.json"}
@@ -89,13 +53,14 @@ def test_experiment_on_one_variant_runs_that_variant_alone(copy):
 
     dvc(copy, "plots", "show", "--out", "plots")
     page = (copy / "plots/index.html").read_text()
-    assert all(key in page for key in KEYS)
+    assert all(run in page for run in RUNS)
     assert "interpolation.png" in page and "nll_against_depth.png" in page
+    assert all(f"studies_{name}.png" in page for name in ("depth", "stability"))
 
 
 @pytest.fixture
 def clone(copy, tmp_path) -> Path:
-    """A fresh clone whose cache came from a remote."""
+    """A fresh clone whose cache is in a remote."""
     dvc(copy, "remote", "add", "--default", "store", str(tmp_path / "remote"))
     commit(copy)
     assert "pushed" in dvc(copy, "push").stdout
@@ -103,7 +68,7 @@ def clone(copy, tmp_path) -> Path:
     return tmp_path / "clone"
 
 
-def test_a_fresh_clone_pulls_and_runs_fetch_alone(clone):
+def test_a_fresh_clone_pulls_and_runs_only_fetch(clone):
     assert not (clone / "models").exists()
     dvc(clone, "pull")
     assert changed(clone) == set()
@@ -116,7 +81,7 @@ def test_a_fresh_clone_pulls_and_runs_fetch_alone(clone):
 
 @pytest.mark.slow
 def test_a_damaged_model_is_replaced_from_the_cache(copy):
-    """What the error messages advise: run dvc repro."""
+    """By `dvc repro`, as the error messages say."""
     model = copy / "models/planar-4-0/model.safetensors"
     good = model.read_bytes()
     model.unlink()
@@ -126,8 +91,7 @@ def test_a_damaged_model_is_replaced_from_the_cache(copy):
     assert changed(copy) == set()
 
 
-def test_prepared_mnist_comes_with_the_data_and_stays_without(copy, data_root):
-    """Better data are noticed, and never exchanged for less."""
+def test_available_mnist_replaces_the_fallback_and_is_kept_without_its_files(copy, data_root):
     ran = dvc(copy, "repro", "prepare", FLOWVAE_DATA_ROOT=str(data_root))
     assert stages_run(ran) == {"prepare"}
     metadata = (copy / "data/prepared/metadata.json").read_text()
@@ -137,32 +101,40 @@ def test_prepared_mnist_comes_with_the_data_and_stays_without(copy, data_root):
     assert (copy / "data/prepared/metadata.json").read_text() == metadata
 
 
+def test_an_edit_of_one_study_runs_only_that_study(reproduced, tmp_path):
+    """Its remaining trials have stored rows, so Ray is not started."""
+    project = shutil.copytree(reproduced.folder, tmp_path / "project")
+    edit_params(project, lambda params: params["studies"]["depth"]["families"]["planar"].update(num_transforms=[3]))
+    assert stages_run(dvc(project, "repro", RAY_ADDRESS="127.0.0.1:9")) == {"study@depth", "report"}
+    assert [row["num_transforms"] for row in study_rows(project)] == ["0", "3"]
+    assert study_rows(project)[1] == study_rows(reproduced.folder)[2]
+
+
+def test_without_studies_the_report_has_no_study(copy):
+    edit_params(copy, lambda params: params.update(studies={}))
+    assert stages_run(dvc(copy, "repro")) == {"report"}
+    assert list((copy / "reports/figures/studies").iterdir()) == []
+    assert "Study:" not in (copy / "reports/results.md").read_text()
+    assert "Study:" not in (copy / "reports/index.html").read_text()
+    assert stages_run(dvc(copy, "repro")) == set()
+
+
 @pytest.mark.slow
-def test_a_copy_without_git_makes_the_same_bytes(reproduced, tmp_path):
+def test_a_copy_without_git_computes_the_same_bytes(reproduced, tmp_path):
     """From nothing, in another folder, with the option that the Makefile sets where there is no git.
 
-    Only the speeds of the stability study are its own, so the other's take their place before all is compared.
+    dvc.lock has the hash of every output.
     """
     project = copy_project(tmp_path / "elsewhere", git=False)
     dvc(project, "config", "--local", "core.no_scm", "true")
     dvc(project, "repro")
-    assert without_speeds(project) == without_speeds(reproduced.folder)
-    for file in ("stability.csv", "figures/stability.png"):
-        shutil.copyfile(reproduced.folder / "reports" / file, project / "reports" / file)
-    dvc(project, "commit", "--force", "stability")
-    dvc(project, "repro")
     assert (project / "dvc.lock").read_text() == (reproduced.folder / "dvc.lock").read_text()
-    for file in ("results.csv", "results.md", "index.html"):
+    for file in ("results.csv", "results.md", "index.html", "studies/depth.csv", "figures/studies/depth.png"):
         assert (project / "reports" / file).read_bytes() == (reproduced.folder / "reports" / file).read_bytes()
 
 
-def without_speeds(project: Path) -> list[dict[str, str]]:
-    with (project / "reports/stability.csv").open() as file:
-        return [{name: value for name, value in row.items() if name != SPEED} for row in csv.DictReader(file)]
-
-
 @pytest.mark.slow
-def test_another_seed_trains_new_runs_alone(copy):
+def test_another_seed_trains_only_new_runs(copy):
     edit_params(copy, lambda params: params.update(seeds=[0, 1]))
     assert stages_run(dvc(copy, "repro")) == SECOND_SEED | {"interpolate", "report"}
     lines = (copy / "reports/results.csv").read_text().splitlines()[1:]
@@ -174,7 +146,7 @@ def test_another_seed_trains_new_runs_alone(copy):
 def test_an_experiment_on_the_learning_rate_retrains_all(copy):
     ran = dvc(copy, "exp", "run", "--set-param", "training.learning_rate=0.001")
     assert stages_run(ran) == TRAINED | EVALUATED | {"interpolate", "report"}
-    assert set(json.loads(dvc(copy, "metrics", "diff", "--json").stdout)) == {f"metrics/{key}.json" for key in KEYS}
+    assert set(json.loads(dvc(copy, "metrics", "diff", "--json").stdout)) == {f"metrics/{run}.json" for run in RUNS}
 
 
 @pytest.mark.slow

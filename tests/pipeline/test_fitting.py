@@ -9,7 +9,7 @@ import pytest
 from flowvae.data.arrays import read_metadata
 from flowvae.errors import InputError
 from pipeline.fitting import Task, check_precision
-from pipeline.params import load_params
+from pipeline.params.reading import load_params
 
 TRAIN = ("train", "--variant", "vae", "--seed", "0")
 

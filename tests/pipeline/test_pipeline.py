@@ -1,4 +1,4 @@
-"""What one `dvc repro` makes: the table, its protocol, and the page."""
+"""The results of one `dvc repro`: the table, its protocol, the studies, and the page."""
 
 import csv
 import json
@@ -6,15 +6,15 @@ import math
 import re
 from html.parser import HTMLParser
 
-from project import EVALUATED, KEYS, TRAINED, command, stages_run
+from project import EVALUATED, RUNS, STUDIES, TRAINED, command, stages_run, study_rows
 from ruamel.yaml import YAML
 
-from flowvae.data.sources import FALLBACK_BANNER
+from flowvae.datasets.mnist import FALLBACK_BANNER
 
 COLUMNS = (
-    "variant,flow,num_transforms,seed,dataset,binarization,num_train,num_test,epochs,reconstruction_nats,kl_nats,"
-    "negative_elbo_nats,negative_elbo_stderr,nll_nats,nll_stderr,negative_elbo_bits_per_dim,"
-    "negative_elbo_bits_per_dim_stderr,nll_bits_per_dim,nll_bits_per_dim_stderr,num_importance_samples,parameters"
+    "variant,flow,num_transforms,seed,dataset,binarization,num_train,num_test,epochs,num_importance_samples,"
+    "reconstruction_nats,kl_nats,negative_elbo_nats,negative_elbo_stderr,nll_nats,nll_stderr,active_units,parameters,"
+    "negative_elbo_bits_per_dim,negative_elbo_bits_per_dim_stderr,nll_bits_per_dim,nll_bits_per_dim_stderr"
 )
 
 
@@ -22,30 +22,37 @@ def outputs_of(lock: dict) -> set[str]:
     return {out["path"] for stage in lock["stages"].values() for out in stage["outs"]}
 
 
-def test_every_stage_ran_once_and_left_its_outputs(reproduced):
-    assert (
-        stages_run(reproduced.ran) == {"prepare", "interpolate", "sweep", "stability", "report"} | TRAINED | EVALUATED
-    )
+def test_every_stage_ran_once_and_wrote_its_outputs(reproduced):
+    assert stages_run(reproduced.ran) == {"prepare", "interpolate", "report"} | TRAINED | EVALUATED | STUDIES
     lock = YAML(typ="safe", pure=True).load(reproduced.folder / "dvc.lock")
     outputs = outputs_of(lock)
-    assert {f"models/{key}" for key in KEYS} <= outputs
-    assert {f"metrics/{key}.json" for key in KEYS} | {f"curves/{key}.csv" for key in KEYS} <= outputs
-    assert {"reports/results.csv", "reports/results.md", "reports/index.html"} <= outputs
+    assert {f"models/{run}" for run in RUNS} <= outputs
+    assert {f"metrics/{run}.json" for run in RUNS} | {f"curves/{run}.csv" for run in RUNS} <= outputs
+    assert {f"reports/studies/{name}.{kind}" for name in ("depth", "stability") for kind in ("csv", "yaml")} <= outputs
+    assert {"reports/results.csv", "reports/results.md", "reports/index.html", "reports/figures/studies"} <= outputs
     assert [path for path in outputs if not (reproduced.folder / path).exists()] == []
 
 
-def test_times_are_no_output(reproduced):
+def test_times_and_throughput_are_in_no_output(reproduced):
     lock = YAML(typ="safe", pure=True).load(reproduced.folder / "dvc.lock")
     assert not any("timing" in path or path.startswith("logs") for path in outputs_of(lock))
     for stage in ("train", "evaluate"):
-        for key in KEYS:
-            assert json.loads((reproduced.folder / f"timings/{stage}/{key}.json").read_text())["seconds"] >= 0
+        for run in RUNS:
+            assert json.loads((reproduced.folder / f"timings/{stage}/{run}.json").read_text())["seconds"] >= 0
+    for name in ("depth", "stability"):
+        rows = study_rows(reproduced.folder, name)
+        assert not any("second" in column for row in rows for column in row)
+        with (reproduced.folder / f"timings/study/{name}.csv").open() as file:
+            speeds = list(csv.DictReader(file))
+        assert [speed["trial"] for speed in speeds] == [row["trial"] for row in rows]
+        assert all(float(speed["images_per_second"]) > 0 for speed in speeds)
     assert not list(reproduced.folder.rglob("*.partial"))
 
 
 def test_git_tracks_results_but_neither_data_nor_times(reproduced):
     tracked = command(reproduced.folder, "git", "ls-files").stdout.splitlines()
     assert {"dvc.lock", "reports/results.csv", "reports/index.html", "metrics/vae-0.json"} <= set(tracked)
+    assert {"reports/studies/depth.csv", "reports/figures/studies/depth.png"} <= set(tracked)
     private = re.compile(r"^(data|models|logs|timings)/|timings\.csv$|__pycache__")
     assert [path for path in tracked if private.search(path)] == []
 
@@ -93,7 +100,7 @@ def test_fallback_is_announced_everywhere(reproduced):
 
 
 class Page(HTMLParser):
-    """Collects what a page refers to, and checks that its tags close."""
+    """Collects the addresses in a page, and checks that its tags are closed."""
 
     VOID = frozenset({"meta", "img", "br", "hr", "link", "input"})
 
@@ -113,12 +120,13 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_page_is_whole_and_stands_alone(reproduced):
+def test_page_is_complete_and_self_contained(reproduced):
     page = Page()
     page.feed((reproduced.folder / "reports/index.html").read_text())
     page.close()
     assert page.open == []
-    assert page.tags.count("img") == 5 + 2 * len(KEYS) == len(page.addresses)
+    assert page.tags.count("img") == 3 + len(STUDIES) + 2 * len(RUNS) == len(page.addresses)
+    assert page.tags.count("table") == 2 + len(STUDIES)  # of variants, and of published results
     assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
     assert not {"script", "link", "iframe"} & set(page.tags)
     assert "url(" not in (reproduced.folder / "reports/index.html").read_text()

@@ -11,8 +11,8 @@ from PIL import Image
 from project import ROOT, command, copy_project, dvc, edit_params, stage
 from ruamel.yaml import YAML
 
-from pipeline.params import load_params
-from pipeline.points import check_sweeps
+from pipeline.params.reading import load_params
+from pipeline.study.points import check_sweeps
 
 PRESETS = sorted(path.stem for path in (ROOT / "params").glob("*.yaml"))
 NUM_IMAGES = 100  # of the folder, for training and for test

@@ -1,0 +1,83 @@
+"""What differs from data set to data set: the contract of an entry of DATASETS."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flowvae.config import ImageShape
+from flowvae.datasets.config import DataConfig
+from flowvae.datasets.raw import RawDataset
+from flowvae.datasets.torchvision_reader import torchvision_download
+from flowvae.errors import InputError
+
+
+def no_fingerprint(data: DataConfig) -> None:
+    """For data sets whose files do not change."""
+
+
+@dataclass(frozen=True)
+class DatasetEntry:
+    """One data set: its files, its reader and its download.
+
+    Args:
+        title: name in messages.
+        image_shape: settings -> (C, H, W), known before any image is read.
+        files: settings -> required files, relative to a data root. An absolute path needs no root.
+        read: (data root, settings) -> the images, split. Raises InputError if files are missing or damaged.
+        torchvision: class in torchvision.datasets that downloads the set; None if it cannot be downloaded.
+        downloads: settings -> keyword arguments (all but root) of each download call.
+        addresses: one file on each mirror that torchvision uses. They are listed because asking torchvision takes 2 s.
+        fingerprint: settings -> hash of files that may change between runs; None for files that do not.
+        fallback: name of the entry of SOURCES to use if this set is unavailable and the settings allow it.
+        has: whether a data root holds the set, where checking `files` is not enough.
+    """
+
+    title: str
+    image_shape: Callable[[DataConfig], ImageShape]
+    files: Callable[[DataConfig], Sequence[str]]
+    read: Callable[[Path, DataConfig], RawDataset]
+    torchvision: str | None = None
+    downloads: Callable[[DataConfig], Sequence[dict[str, object]]] = lambda data: ({},)
+    addresses: tuple[str, ...] = ()
+    fingerprint: Callable[[DataConfig], str | None] = no_fingerprint
+    fallback: str | None = None
+    has: Callable[[Path], bool] | None = None
+
+    def is_in(self, root: Path, data: DataConfig) -> bool:
+        """Whether all files exist. Their contents are checked when they are read."""
+        return self.has(root) if self.has else all((root / file).exists() for file in self.files(data))
+
+    def download(self, root: Path, data: DataConfig) -> None:
+        """Download with torchvision, which shows progress and verifies checksums.
+
+        Raises:
+            InputError: the set cannot be downloaded, no mirror answered, or a checksum was wrong.
+        """
+        if self.torchvision is None:
+            raise InputError(f"{self.title}: cannot be downloaded")
+        calls = [{"root": str(root), **part} for part in self.downloads(data)]
+        try:
+            torchvision_download(self.torchvision, calls)
+        except (RuntimeError, OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise InputError(f"{self.title}: the download failed ({reason})") from error
+
+    def folder(self, data: DataConfig) -> Path:
+        """Folder of the files, relative to a data root."""
+        return Path(self.files(data)[0]).parent
+
+    def by_hand(self, data: DataConfig) -> str:
+        """Instructions for users whose machine cannot download the files."""
+        names = ", ".join(Path(file).name for file in self.files(data))
+        folder = (Path("FOLDER") / self.folder(data)).as_posix()
+        return f"put {names} into {folder}, and set FLOWVAE_DATA_ROOT to FOLDER"
+
+
+def in_folder(folder: str, *names: str) -> Callable[[DataConfig], Sequence[str]]:
+    """The same files for any settings."""
+    return lambda data: tuple(f"{folder}/{name}" for name in names)
+
+
+def always(channels: int, height: int, width: int) -> Callable[[DataConfig], ImageShape]:
+    """The same image shape for any settings."""
+    return lambda data: (channels, height, width)

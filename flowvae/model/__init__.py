@@ -1,0 +1,1 @@
+"""The variational autoencoder: networks, flows, likelihoods and objectives."""

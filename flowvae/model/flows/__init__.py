@@ -1,0 +1,47 @@
+"""Families of normalizing flows.
+
+A family is one file in this folder and one entry in FLOWS (see `family` for the contract). Its config is the schema of
+a variant in `params.yaml`. `coupling`, `normalization` and `partitions` are parts that families share.
+"""
+
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from flowvae.model.flows.conv_real_nvp import ConvRealNVP, ConvRealNVPConfig
+from flowvae.model.flows.family import Flow, FlowConfig, FlowEntry
+from flowvae.model.flows.none import NoFlow, NoFlowConfig
+from flowvae.model.flows.planar import PlanarConfig, PlanarFlow
+from flowvae.model.flows.real_nvp import RealNVP, RealNVPConfig
+
+FLOWS = {
+    "none": FlowEntry(NoFlowConfig, NoFlow),
+    "planar": FlowEntry(PlanarConfig, PlanarFlow),
+    "real_nvp": FlowEntry(RealNVPConfig, RealNVP),
+    "conv_real_nvp": FlowEntry(ConvRealNVPConfig, ConvRealNVP),
+}
+
+if TYPE_CHECKING:  # a type checker cannot evaluate the union of the table's entries
+    AnyFlowConfig = FlowConfig
+else:
+    AnyFlowConfig = Annotated[reduce(or_, (entry.config for entry in FLOWS.values())), Field(discriminator="flow")]
+
+
+def build_flow(config: FlowConfig, latent_shape: tuple[int, ...], context_features: int) -> Flow:
+    """Build the flow that `config` describes.
+
+    Args:
+        config: settings of one family.
+        latent_shape: (D,) of a vector, or (channels, height, width) of a map; a transform's z is flat in either case.
+        context_features: size of the context that the encoder can provide.
+
+    Raises:
+        ValueError: the settings do not fit the latent shape.
+    """
+    settings = config.model_dump(exclude={"flow"})
+    return FLOWS[config.flow].module(latent_shape, context_features, **settings)
+
+
+__all__ = ["FLOWS", "AnyFlowConfig", "Flow", "FlowConfig", "FlowEntry", "build_flow"]

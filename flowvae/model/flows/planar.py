@@ -1,0 +1,150 @@
+"""Planar flows: Rezende & Mohamed 2015, arXiv:1505.05770, section 4.1 and appendix A.1."""
+
+from math import prod
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import softplus
+
+from flowvae.config import PositiveInt
+from flowvae.model.flows.family import Flow, FlowConfig
+from flowvae.model.networks import SOFTPLUS_INV_ONE
+from flowvae.model.transforms import Transform
+
+
+class PlanarConfig(FlowConfig):
+    flow: Literal["planar"]
+    num_transforms: PositiveInt
+    amortised: bool
+
+
+class PlanarTransform(Transform):
+    """K planar maps f_k(z) = z + u_k tanh(w_k'z + b_k), composed and evaluated together.
+
+        ln|det| = sum_k ln|1 + u_k' psi_k(z_{k-1})|,  psi_k(z) = (1 - tanh^2(w_k'z + b_k)) w_k
+
+    arXiv:1505.05770, equations 10 to 12. Since z_{k-1} = z_0 + sum_{j<k} u_j h_j, the activations
+    a_k = w_k'z_0 + b_k + sum_{j<k} (w_k'u_j) h_j need only the Gram matrix w_k'u_j: K steps on
+    scalars instead of K steps on vectors. Global parameters have no batch axis.
+
+    Args:
+        w, u: shape (batch, K, D) or (K, D), where u satisfies w_k'u_k >= -1 (`invertible_u`).
+        b: shape (batch, K) or (K,).
+    """
+
+    has_inverse = False
+
+    def __init__(self, w: Tensor, u: Tensor, b: Tensor) -> None:
+        self.amortised = w.dim() == 3
+        if not self.amortised:
+            w, u, b = w[None], u[None], b[None]
+        self.w, self.u, self.b = w, u, b  # (groups, K, D), (groups, K, D), (groups, K)
+
+    def call_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        grouped = self._group(z)  # (groups, N, D)
+        gram = self.w @ self.u.mT  # (groups, K, K); [g, k, j] = w_k'u_j
+        drive = torch.baddbmm(self.b[:, :, None], self.w, grouped.mT)  # (groups, K, N): w_k'z_0 + b_k
+        h = PlanarRecurrence.apply(drive.transpose(0, 1).contiguous(), gram.permute(1, 2, 0).contiguous())
+        slope = 1 - h.square()  # (K, groups, N): h'(a_k)
+        w_dot_u = gram.diagonal(dim1=1, dim2=2).mT[..., None]  # (K, groups, 1)
+        ladj = torch.log1p((w_dot_u * slope).clamp_min(-1 + 1e-6)).sum(0)  # (groups, N)
+        out = torch.baddbmm(grouped, h.permute(1, 2, 0), self.u)  # (groups, N, D): z_0 + sum_k u_k h_k
+        return self._ungroup(out, z.shape), self._ungroup(ladj, z.shape[:-1])
+
+    def _group(self, z: Tensor) -> Tensor:
+        """(*sample_shape, batch, D) -> (groups, N, D), with one group per set of parameters."""
+        if not self.amortised:
+            return z.reshape(1, -1, z.shape[-1])
+        rows = z.flatten(0, -3) if z.dim() > 2 else z[None]  # not reshape(-1, ...): the batch may be empty
+        return rows.transpose(0, 1)
+
+    def _ungroup(self, grouped: Tensor, shape: torch.Size) -> Tensor:
+        return (grouped.transpose(0, 1) if self.amortised else grouped).reshape(shape)
+
+
+class PlanarRecurrence(torch.autograd.Function):
+    """h_k = tanh(drive_k + sum_{j<k} gram_kj h_j), by forward substitution.
+
+    The backward pass is the transposed substitution, implemented explicitly: autograd would record K
+    slices and their copies, which cost several times as much as the arithmetic.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, drive: Tensor, gram: Tensor) -> Tensor:
+        """Solve for h, shape (K, groups, N), given drive (K, groups, N) and gram (K, K, groups)."""
+        h = drive.clone()
+        for k in range(len(h)):
+            h[k].tanh_()
+            h[k + 1 :].addcmul_(h[k], gram[k + 1 :, k, :, None])
+        ctx.save_for_backward(h, gram)
+        return h
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_h: Tensor) -> tuple[Tensor, Tensor]:
+        h, gram = ctx.saved_tensors
+        slope = 1 - h.square()
+        grad = grad_h.clone()  # row k holds dL/dh_k until visited, then dL/da_k
+        for k in reversed(range(len(h))):
+            grad[k].mul_(slope[k])
+            grad[:k].addcmul_(grad[k], gram[k, :k, :, None])
+        grad_gram = torch.einsum("kgn,jgn->kjg", grad, h)
+        below_diagonal = torch.ones(len(h), len(h), dtype=torch.bool, device=h.device).tril(-1)
+        return grad, grad_gram * below_diagonal[..., None]
+
+
+def invertible_u(w: Tensor, u: Tensor) -> Tensor:
+    """Map u to u_hat with w'u_hat >= -1, so that each planar map is invertible.
+
+        u_hat = u + (m(w'u) - w'u) w / ||w||^2,  m(t) = -1 + softplus(t + ln(e - 1))
+
+    arXiv:1505.05770, appendix A.1, with softplus shifted so that m(0) = 0. Then u = 0 is the identity,
+    and the correction is smaller than ||u|| for any w. With the paper's m(0) < 0 it is a constant divided
+    by ||w|| when u is small, which diverges as w goes to 0.
+
+    Args:
+        w, u: shape (..., D).
+
+    Returns:
+        Shape (..., D).
+    """
+    w_dot_u = (w * u).sum(-1, keepdim=True)
+    m = softplus(w_dot_u + SOFTPLUS_INV_ONE) - 1
+    squared_norm = w.square().sum(-1, keepdim=True).clamp_min(torch.finfo(w.dtype).tiny)
+    return u + (m - w_dot_u) * w / squared_norm
+
+
+class PlanarFlow(Flow):
+    """K planar maps whose parameters are global, or a function of the context (amortised).
+
+    It is initialised as the identity (u = 0), with hyperplanes w'z + b = 0 in random directions.
+
+    Args:
+        latent_shape: shape of the latents, with D elements.
+        context_features: size of the context; ignored with global parameters.
+        num_transforms: K.
+        amortised: whether the parameters are an affine function of the context.
+    """
+
+    def __init__(
+        self, latent_shape: tuple[int, ...], context_features: int, *, num_transforms: int, amortised: bool
+    ) -> None:
+        super().__init__()
+        latent_dim = prod(latent_shape)
+        self.context_features = context_features if amortised else 0
+        self.shape = (num_transforms, 2 * latent_dim + 1)
+        self.bias = nn.Parameter(torch.zeros(self.shape))
+        nn.init.normal_(self.bias[:, :latent_dim], std=latent_dim**-0.5)
+        self.head = nn.Linear(context_features, self.bias.numel(), bias=False) if amortised else None
+        if self.head is not None:
+            nn.init.zeros_(self.head.weight)
+
+    def forward(self, context: Tensor) -> PlanarTransform:
+        parameters = self.bias
+        if self.head is not None:
+            parameters = parameters + self.head(context).unflatten(-1, self.shape)
+        latent_dim = (self.shape[1] - 1) // 2
+        w, u, b = parameters.split((latent_dim, latent_dim, 1), dim=-1)
+        return PlanarTransform(w, invertible_u(w, u), b.squeeze(-1))

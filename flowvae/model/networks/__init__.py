@@ -1,0 +1,99 @@
+"""Encoders, decoders and the MLP of coupling flows.
+
+A kind of network is one file in this folder and one entry in NETWORKS (see `network` for the contract). Encoder and
+decoder may be of different kinds.
+"""
+
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from flowvae.model.networks.conv import ConvDecoder, ConvDecoderConfig, ConvEncoder, ConvEncoderConfig
+from flowvae.model.networks.heads import SOFTPLUS_INV_ONE, bottom_shape
+from flowvae.model.networks.mlp import MLP, context_terms
+from flowvae.model.networks.network import DecoderConfig, EncoderConfig, NetworkEntry
+from flowvae.model.networks.residual import (
+    ResidualDecoder,
+    ResidualDecoderConfig,
+    ResidualEncoder,
+    ResidualEncoderConfig,
+)
+from flowvae.model.networks.weight_norm import norm_weights, plain_weights, zero_layer
+
+NETWORKS = {
+    "conv": NetworkEntry(ConvEncoderConfig, ConvEncoder, ConvDecoderConfig, ConvDecoder),
+    "residual": NetworkEntry(ResidualEncoderConfig, ResidualEncoder, ResidualDecoderConfig, ResidualDecoder),
+}
+
+if TYPE_CHECKING:  # a type checker cannot evaluate the unions of the table's entries
+    AnyEncoderConfig = EncoderConfig
+    AnyDecoderConfig = DecoderConfig
+else:
+    AnyEncoderConfig = Annotated[
+        reduce(or_, (entry.encoder_config for entry in NETWORKS.values())), Field(discriminator="name")
+    ]
+    AnyDecoderConfig = Annotated[
+        reduce(or_, (entry.decoder_config for entry in NETWORKS.values())), Field(discriminator="name")
+    ]
+
+
+def build_encoder(
+    config: EncoderConfig, image_shape: tuple[int, int, int], latent_shape: tuple[int, ...], context_features: int
+) -> nn.Module:
+    """Build the encoder that `config` describes.
+
+    Args:
+        config: settings of one kind of encoder.
+        image_shape: (channels, height, width).
+        latent_shape: (D,) of a vector, or (channels, height, width) of a map.
+        context_features: size of the context that the flow uses, 0 for none; it replaces that of the config.
+
+    Raises:
+        ValueError: the settings do not fit the shapes.
+    """
+    settings = config.model_dump(exclude={"name", "context_features"})
+    return NETWORKS[config.name].encoder(image_shape, latent_shape, context_features, **settings)
+
+
+def build_decoder(
+    config: DecoderConfig, image_shape: tuple[int, int, int], latent_shape: tuple[int, ...], initial_output: Tensor
+) -> nn.Module:
+    """Build the decoder that `config` describes.
+
+    Args:
+        config: settings of one kind of decoder.
+        image_shape: (channels, height, width).
+        latent_shape: (D,) of a vector, or (channels, height, width) of a map.
+        initial_output: bias of the output at every pixel, shape (P,) for P parameters of the likelihood per pixel.
+
+    Raises:
+        ValueError: the settings do not fit the shapes.
+    """
+    settings = config.model_dump(exclude={"name"})
+    return NETWORKS[config.name].decoder(image_shape, latent_shape, initial_output, **settings)
+
+
+__all__ = [
+    "MLP",
+    "NETWORKS",
+    "SOFTPLUS_INV_ONE",
+    "AnyDecoderConfig",
+    "AnyEncoderConfig",
+    "ConvDecoder",
+    "ConvEncoder",
+    "DecoderConfig",
+    "EncoderConfig",
+    "NetworkEntry",
+    "ResidualDecoder",
+    "ResidualEncoder",
+    "bottom_shape",
+    "build_decoder",
+    "build_encoder",
+    "context_terms",
+    "norm_weights",
+    "plain_weights",
+    "zero_layer",
+]

@@ -1,0 +1,90 @@
+"""Bounds on log p(x), one value per image."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from flowvae.model.vae import LogDensities
+
+Objective = Literal["elbo", "importance_weighted"]
+
+
+def elbo(densities: LogDensities, kl_weight: float = 1.0, free_nats: float = 0.0) -> Tensor:
+    """Evidence lower bound log p(x|zK) - kl_weight * (log q_K(zK|x) - log p(zK)), in nats.
+
+    The negative of F(x) in Rezende & Mohamed 2015, arXiv:1505.05770, equation 15; kl_weight is
+    the inverse temperature beta_t of its equation 20, applied to the KL term.
+
+    Args:
+        densities: of a VAE at draws of shape (*sample_shape, batch).
+        kl_weight: weight of the KL term, 1 for the bound itself.
+        free_nats: lower limit of the KL term of each draw, 0 for the bound itself. These are the free bits of
+            Kingma et al. 2016, arXiv:1606.04934, appendix C.8, with two changes: all of z is one group, because a
+            flow's KL is not a sum over dimensions; and the limit applies to each image, so that the objective of an
+            image does not depend on its batch.
+
+    Returns:
+        Shape (*sample_shape, batch).
+    """
+    divergence = kl(densities)
+    if free_nats:
+        divergence = divergence.clamp_min(free_nats)
+    return densities.log_likelihood - kl_weight * divergence
+
+
+def kl(densities: LogDensities) -> Tensor:
+    """Monte Carlo estimate of the KL divergence, log q_K(zK|x) - log p(zK), in nats, shape (*sample_shape, batch)."""
+    return densities.log_posterior - densities.log_prior
+
+
+def importance_weighted_bound(densities: LogDensities, kl_weight: float = 1.0) -> Tensor:
+    """log 1/S sum_s p(x, z_s) / q(z_s|x) in nats, over the first axis.
+
+    Burda, Grosse & Salakhutdinov 2016, arXiv:1509.00519, equation 8. It rises to log p(x) with S.
+
+    Args:
+        densities: of a VAE at draws of shape (S, batch).
+        kl_weight: weight of log q - log p in every importance weight, 1 for the bound itself.
+
+    Returns:
+        Shape (batch,).
+    """
+    return log_mean_exp(elbo(densities, kl_weight))
+
+
+def objective(densities: LogDensities, name: Objective, kl_weight: float, free_nats: float) -> Tensor:
+    """Compute the bound that training maximises, averaged over draws.
+
+    Args:
+        densities: of a VAE at draws of shape (S, batch); also (batch,) for the ELBO.
+        name: the ELBO, or the importance-weighted bound.
+        kl_weight: weight of the KL term.
+        free_nats: lower limit of the KL term of each draw; only for the ELBO.
+
+    Returns:
+        The bound in nats, shape (batch,).
+    """
+    if name == "importance_weighted":
+        return importance_weighted_bound(densities, kl_weight)
+    bound = elbo(densities, kl_weight, free_nats)
+    return bound.mean(0) if bound.dim() > 1 else bound
+
+
+def loss_terms(densities: LogDensities) -> Tensor:
+    """Stack -ELBO, -log p(x|z) and KL in nats, averaged over draws.
+
+    Args:
+        densities: of a VAE at draws of shape (S, batch) or (batch,).
+
+    Returns:
+        Shape (3, batch).
+    """
+    terms = torch.stack((-elbo(densities), -densities.log_likelihood, kl(densities)))
+    return terms.mean(1) if terms.dim() > 2 else terms
+
+
+def log_mean_exp(values: Tensor) -> Tensor:
+    """log of the mean of exp(values) over the first axis, shape values.shape[1:]."""
+    return torch.logsumexp(values, dim=0) - math.log(len(values))

@@ -1,0 +1,1 @@
+"""Training: one plain loop, its state, its schedules and its checkpoints."""

@@ -1,0 +1,84 @@
+"""Gradients of a batch: the objective, backpropagated in parts, and clipping."""
+
+from contextlib import nullcontext
+from functools import reduce
+
+import torch
+from torch import Tensor, nn
+
+from flowvae.model.batch_norm import excluded
+from flowvae.model.objectives import loss_terms, objective
+from flowvae.training.config import TrainingConfig
+from flowvae.training.precision import autocast
+from flowvae.training.workers import Workers
+
+
+def backward(
+    model: nn.Module,
+    x: Tensor,
+    noise: Tensor,
+    kl_weight: float,
+    config: TrainingConfig,
+    workers: Workers,
+    batch_size: int,
+) -> tuple[Tensor, Tensor]:
+    """Add the gradients of this worker's share of a batch, in `accumulation_steps` parts one after another.
+
+    Args:
+        model: returned by `workers.replicate`.
+        x: images of the share, shape (share, C, H, W).
+        noise: shape (*sample_shape, share, D).
+        kl_weight: of the KL term.
+        config: objective and precision.
+        workers: sum their gradients in the backward pass of the last part.
+        batch_size: number of images in the global batch.
+
+    Returns:
+        The loss of the share, a scalar, and the sums of `loss_terms` over its images, shape (3,).
+    """
+    losses, terms = [], []
+    parts = split_into_parts(x, noise, min(config.accumulation_steps, batch_size))
+    for i, (x_part, noise_part, mask) in enumerate(parts):
+        with workers.accumulate(model) if i + 1 < len(parts) else nullcontext():
+            with autocast(x.device, config.precision), nullcontext() if mask else excluded(model):
+                densities = model(x_part, noise_part)
+            bound = objective(densities, config.objective, kl_weight, config.free_nats)
+            loss = workers.loss(-mask * bound, batch_size)
+            loss.backward()
+        losses.append(loss.detach())
+        terms.append(mask * loss_terms(densities).detach().sum(1))
+    return reduce(torch.add, losses), reduce(torch.add, terms)
+
+
+def split_into_parts(x: Tensor, noise: Tensor, num_parts: int) -> list[tuple[Tensor, Tensor, int]]:
+    """Split a share into parts whose gradients are computed one after another, the same number on each worker.
+
+    Workers compute batch statistics and sum gradients together. Therefore a worker without remaining images takes
+    part with an image of zeros, which is masked.
+
+    Returns:
+        Images, noise, and a mask: 1 for real images, 0 for zeros.
+    """
+    parts = list(zip(x.chunk(num_parts), noise.chunk(num_parts, dim=-2), [1] * num_parts)) if len(x) else []
+    blank = (x.new_zeros(1, *x.shape[1:]), noise.new_zeros(*noise.shape[:-2], 1, noise.shape[-1]), 0)
+    return parts + [blank] * (num_parts - len(parts))
+
+
+def sample_shape(config: TrainingConfig) -> tuple[int, ...]:
+    """Leading axes of the draws of a step: none for one draw per image."""
+    return () if config.num_samples == 1 and config.objective == "elbo" else (config.num_samples,)
+
+
+def clip_gradients(vae: nn.Module, max_norm: float) -> Tensor:
+    """Scale all gradients so that their joint norm is at most max_norm.
+
+    On a CPU the multiplication is skipped if the factor would be 1. On a GPU this check would wait for the device.
+
+    Returns:
+        The norm before scaling, a scalar.
+    """
+    parameters = list(vae.parameters())
+    norm = nn.utils.get_total_norm(parameter.grad for parameter in parameters if parameter.grad is not None)
+    if norm.device.type != "cpu" or norm > max_norm:
+        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    return norm

@@ -1,0 +1,1 @@
+"""params.yaml as typed config: schema, checks, and one line per mistake."""

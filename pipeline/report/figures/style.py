@@ -1,0 +1,51 @@
+"""Style of the report's figures. PNG files have no dates, so that the same numbers give the same bytes."""
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from flowvae.files import write_atomically
+
+COLORMAPS = ("Blues", "Oranges", "Greens", "Purples", "Reds")  # one per family, darker with depth
+BASE_COLOR = "black"  # of models without a flow
+DEPTH_LABEL = "k, number of transformations"
+
+
+def report_style() -> AbstractContextManager[None]:
+    """The settings with which all figures are drawn."""
+    return plt.rc_context(
+        {
+            "font.size": 10,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.alpha": 0.25,
+            "legend.frameon": False,
+        }
+    )
+
+
+def family_color(position: int) -> tuple[float, ...]:
+    """The colour of a family, by its position among the families."""
+    return plt.get_cmap(COLORMAPS[position % len(COLORMAPS)])(0.75)
+
+
+def depth_axis(panel: Axes, depths: set[int]) -> None:
+    """A logarithmic axis with a tick at every depth."""
+    if depths:
+        panel.set_xscale("log")
+        panel.set_xticks(sorted(depths), [str(depth) for depth in sorted(depths)])
+        panel.xaxis.set_minor_locator(NullLocator())
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Write a figure and close it."""
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=130))
+    plt.close(figure)

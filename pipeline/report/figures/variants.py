@@ -1,0 +1,107 @@
+"""Figures of the variants: learning curves, and the bounds against depth."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from flowvae.config import ImageShape
+from pipeline.report.columns import BY_NAME
+from pipeline.report.figures.style import (
+    BASE_COLOR,
+    COLORMAPS,
+    DEPTH_LABEL,
+    depth_axis,
+    family_color,
+    report_style,
+    save_png,
+)
+from pipeline.report.runs import ScoredRun
+from pipeline.report.table import Summary
+
+SPLIT_TITLES = {"train": "training images", "valid": "validation images"}
+VISIBLE_NATS = 25  # learning curves start hundreds of nats higher; the view begins this far above the best value,
+VISIBLE_SHARE = 0.05  # or, for images with many nats, this fraction of it
+
+
+def learning_curves(runs: Sequence[ScoredRun], path: Path) -> None:
+    """Draw −ELBO per epoch on training and validation images, for every variant."""
+    with report_style():
+        figure, panels = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True, layout="constrained")
+        colors = variant_colors(runs)
+        for panel, (split, title) in zip(panels, SPLIT_TITLES.items(), strict=True):
+            for run in runs:
+                label = run.variant if run.seed == runs[0].seed else None
+                epochs = [point["epoch"] for point in run.curve]
+                losses = [point[f"{split}_negative_elbo"] for point in run.curve]
+                marker = "." if len(epochs) < 20 else None
+                panel.plot(epochs, losses, color=colors[run.variant], label=label, marker=marker, linewidth=1.2)
+            panel.set(title=title, xlabel="epoch")
+            panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        best = min(point[f"{split}_negative_elbo"] for run in runs for point in run.curve for split in SPLIT_TITLES)
+        visible = max(VISIBLE_NATS, VISIBLE_SHARE * abs(best))
+        panels[0].set(ylabel="−ELBO (nats)", ylim=(best - 0.08 * visible, best + visible))
+        if runs[0].eight_bit:
+            add_bits_axis(panels[1], runs[0].image_shape)
+        panels[1].legend(loc="center left", bbox_to_anchor=(1.2 if runs[0].eight_bit else 1, 0.5))
+        save_png(figure, path)
+
+
+def add_bits_axis(panel: Axes, image_shape: ImageShape) -> None:
+    """Add a second axis in bits per dimension beside one in nats per image."""
+    nats_per_bit = math.prod(image_shape) * math.log(2)
+    functions = (lambda nats: nats / nats_per_bit, lambda bits: bits * nats_per_bit)
+    panel.secondary_yaxis("right", functions=functions).set(ylabel="−ELBO (bits per dimension)")
+
+
+def bounds_against_depth(rows: Sequence[Summary], path: Path) -> None:
+    """Draw −ELBO and NLL against the number of transformations, per family, with standard errors."""
+    with report_style():
+        figure, panels = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+        for panel, name in zip(panels, ("negative_elbo_nats", "nll_nats"), strict=True):
+            draw_against_depth(panel, rows, name)
+        panels[1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        save_png(figure, path)
+
+
+def draw_against_depth(panel: Axes, rows: Sequence[Summary], name: str) -> None:
+    """Draw one metric of all variants."""
+    column = BY_NAME[name]
+    for row in rows:
+        if not row.num_transforms:
+            panel.axhline(row.values[name], color=BASE_COLOR, linestyle="--", linewidth=1, label=row.variant)
+    for i, family in enumerate(families_of(rows)):
+        members = sorted((row for row in rows if row.flow == family), key=lambda row: row.num_transforms)
+        panel.errorbar(
+            [row.num_transforms for row in members],
+            [row.values[name] for row in members],
+            [row.values[str(column.error)] for row in members],
+            color=family_color(i),
+            marker="o",
+            markersize=4,
+            capsize=2,
+            linewidth=1.2,
+            label=family,
+        )
+    depth_axis(panel, {row.num_transforms for row in rows if row.num_transforms})
+    panel.set(xlabel=DEPTH_LABEL, ylabel=f"{column.heading} (nats)")
+
+
+def variant_colors(runs: Sequence[ScoredRun]) -> dict[str, tuple[float, ...] | str]:
+    """A colour per variant: a hue per family, darker with depth; black without a flow."""
+    colors: dict[str, tuple[float, ...] | str] = {run.variant: BASE_COLOR for run in runs}
+    for i, family in enumerate(families_of(runs)):
+        members = [run for run in runs if run.flow == family]
+        depths = sorted({run.num_transforms for run in members})
+        for run in members:
+            shade = 0.4 + 0.55 * depths.index(run.num_transforms) / max(1, len(depths) - 1)
+            colors[run.variant] = plt.get_cmap(COLORMAPS[i % len(COLORMAPS)])(shade)
+    return colors
+
+
+def families_of(rows: Sequence[ScoredRun] | Sequence[Summary]) -> list[str]:
+    """Flows in order of appearance, without that of the plain VAE."""
+    return list(dict.fromkeys(row.flow for row in rows if row.num_transforms))

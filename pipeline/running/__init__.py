@@ -1,0 +1,1 @@
+"""Where a run executes and what it reports on the way. Nothing here changes a result."""

@@ -1,0 +1,1 @@
+"""What a study compares: its points, and the trials at them."""

@@ -1,0 +1,1 @@
+"""Submit a job to a Ray cluster, and copy its results back."""

@@ -1,0 +1,197 @@
+"""Small data sets in exactly the file formats of the real ones: no mocks, but few and random images.
+
+torchvision compares checksums of whole files with tables in its classes. The files written here have other checksums,
+so `CHECKSUMS` defines how to change those tables; the comparison itself is not changed.
+"""
+
+import hashlib
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import scipy.io
+from PIL import Image
+
+from flowvae.datasets.decoder import decode
+
+
+def md5(path):
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def random_pixels(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def pixels_of(arrays):
+    """All images of RawArrays, shape (N, C, H, W)."""
+    return np.concatenate(list(arrays.chunks(7)))
+
+
+def decode_in_this_process(files):
+    """All images of RawFiles, decoded one by one, shape (N, C, H, W)."""
+    pixels = [np.frombuffer(decode(str(files.folder / name), files.options), np.uint8) for name in files.names]
+    return np.stack(pixels).reshape(-1, *files.image_shape)
+
+
+def write_idx(path, array):
+    """Write MNIST's format: two zeros, the code for bytes, the number of axes, their lengths, the values."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = bytes((0, 0, 8, array.ndim)) + np.array(array.shape, dtype=">i4").tobytes()
+    path.write_bytes(header + array.astype(np.uint8).tobytes())
+
+
+def write_idx_set(folder, prefixes, counts=(40, 20)):
+    """Write images and labels for training and test. Returns: the images."""
+    written = []
+    for seed, (prefix, count) in enumerate(zip(prefixes, counts, strict=True)):
+        pixels = random_pixels(count, 28, 28, seed=seed)
+        write_idx(folder / f"{prefix}-images-idx3-ubyte", pixels)
+        write_idx(folder / f"{prefix}-labels-idx1-ubyte", np.arange(count) % 10)
+        written.append(pixels)
+    return written
+
+
+def write_svhn(root, counts=(("train", 40), ("test", 20), ("extra", 30))):
+    """Write MATLAB files with X, 32 x 32 x 3 x N, and y, where 10 stands for the digit 0.
+
+    Returns:
+        The images by split, shape (N, 3, 32, 32).
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    written = {}
+    for seed, (split, count) in enumerate(counts):
+        pixels = random_pixels(count, 3, 32, 32, seed=seed)
+        labels = (1 + np.arange(count) % 10).astype(np.uint8)[:, None]
+        content = {"X": np.asfortranarray(pixels.transpose(2, 3, 1, 0)), "y": labels}
+        scipy.io.savemat(root / f"{split}_32x32.mat", content, do_compression=True)
+        written[split] = pixels
+    return written
+
+
+def svhn_checksums(root):
+    from torchvision.datasets import SVHN
+
+    table = {split: list(entry) for split, entry in SVHN.split_list.items()}
+    for entry in table.values():
+        entry[2] = md5(root / entry[1])
+    return SVHN, "split_list", table
+
+
+def write_cifar10(root, each=8):
+    """Write pickles of rows of 3072 bytes, red then green then blue.
+
+    Returns:
+        The images of training and test, shape (N, 3, 32, 32).
+    """
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
+    written = []
+    for seed, name in enumerate(names):
+        pixels = random_pixels(each, 3, 32, 32, seed=seed)
+        content = {"data": pixels.reshape(each, -1), "labels": [i % 10 for i in range(each)]}
+        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+        written.append(pixels)
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": ["airplane"] * 10}, protocol=2))
+    return np.concatenate(written[:-1]), written[-1]
+
+
+def cifar10_checksums(root):
+    from torchvision.datasets import CIFAR10
+
+    folder = root / CIFAR10.base_folder
+    yield CIFAR10, "train_list", [[name, md5(folder / name)] for name, _ in CIFAR10.train_list]
+    yield CIFAR10, "test_list", [[name, md5(folder / name)] for name, _ in CIFAR10.test_list]
+    yield CIFAR10, "meta", CIFAR10.meta | {"md5": md5(folder / "batches.meta")}
+
+
+def write_celeba(root, count=60):
+    """Write JPEGs of 178 x 218 and the five lists. Returns: file names by split."""
+    folder = root / "celeba"
+    (folder / "img_align_celeba").mkdir(parents=True, exist_ok=True)
+    names = [f"{i:06d}.jpg" for i in range(1, count + 1)]
+    for i, name in enumerate(names):
+        face(i).save(folder / "img_align_celeba" / name, quality=90)
+    parts = [0 if i < count * 2 // 3 else 1 if i < count * 5 // 6 else 2 for i in range(count)]
+    lists = {
+        "list_eval_partition.txt": (None, [[part] for part in parts]),
+        "identity_CelebA.txt": (None, [[9000 + i // 2] for i in range(count)]),
+        "list_bbox_celeba.txt": ("image_id x_1 y_1 width height", [[95, 71, 226, 313]] * count),
+        "list_landmarks_align_celeba.txt": ("lefteye_x lefteye_y", [[69, 109]] * count),
+        "list_attr_celeba.txt": ("Smiling Young", [[1, -1]] * count),
+    }
+    for name, (header, rows) in lists.items():
+        head = [] if header is None else [str(count), header]
+        lines = [f"{file} {' '.join(map(str, row))}" for file, row in zip(names, rows, strict=True)]
+        (folder / name).write_text("\n".join(head + lines) + "\n")
+    return {
+        split: [n for n, part in zip(names, parts) if part == i] for i, split in enumerate(("train", "valid", "test"))
+    }
+
+
+def face(seed):
+    """A smooth image, which JPEG changes little."""
+    small = Image.fromarray(random_pixels(7, 6, 3, seed=seed))
+    return small.resize((178, 218), Image.Resampling.BICUBIC)
+
+
+def celeba_checksums(root):
+    from torchvision.datasets import CelebA
+
+    folder = root / CelebA.base_folder
+    table = [
+        (key, md5(folder / name) if (folder / name).is_file() else old, name) for key, old, name in CelebA.file_list
+    ]
+    return CelebA, "file_list", table
+
+
+def write_omniglot(root):
+    """Write 1-bit PNGs of 105 x 105, black ink on white, in folders of alphabets and characters, and the .zip files."""
+    folder = root / "omniglot-py"
+    for part, alphabets in (("images_background", ("Latin", "Greek")), ("images_evaluation", ("Tengwar", "Angelic"))):
+        for a, alphabet in enumerate(alphabets):
+            for character in ("character01", "character02"):
+                for i in range(1, 6):
+                    path = folder / part / alphabet / character / f"{a:04d}_{i:02d}.png"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    pixels = np.full((105, 105), 255, np.uint8)
+                    pixels[20:80, 10 * i : 10 * i + 8] = 0
+                    Image.fromarray(pixels).convert("1").save(path)
+        with zipfile.ZipFile(folder / f"{part}.zip", "w") as archive:
+            for path in sorted((folder / part).rglob("*.png")):
+                archive.write(path, path.relative_to(folder))
+
+
+def omniglot_checksums(root):
+    from torchvision.datasets import Omniglot
+
+    folder = root / Omniglot.folder
+    return Omniglot, "zips_md5", {name: md5(folder / f"{name}.zip") for name in Omniglot.zips_md5}
+
+
+# Arguments of monkeypatch.setattr, after which torchvision accepts the files in a folder as the real ones.
+CHECKSUMS = {
+    "svhn": lambda root: [svhn_checksums(root)],
+    "cifar10": lambda root: list(cifar10_checksums(root)),
+    "celeba": lambda root: [celeba_checksums(root)],
+    "omniglot": lambda root: [omniglot_checksums(root)],
+}
+WRITERS = {
+    "fashion-mnist": lambda root: write_idx_set(root / "FashionMNIST/raw", ("train", "t10k")),
+    "kmnist": lambda root: write_idx_set(root / "KMNIST/raw", ("train", "t10k")),
+    "emnist": lambda root: write_idx_set(root / "EMNIST/raw", ("emnist-balanced-train", "emnist-balanced-test")),
+    "svhn": write_svhn,
+    "cifar10": write_cifar10,
+    "celeba": write_celeba,
+    "omniglot": write_omniglot,
+}
+
+
+def put_on_disk(name, root, monkeypatch):
+    """Write a data set under a root, in its own format. Returns: the result of its writer."""
+    written = WRITERS[name](Path(root))
+    for target, attribute, table in CHECKSUMS.get(name, lambda root: [])(Path(root)):
+        monkeypatch.setattr(target, attribute, table)
+    return written

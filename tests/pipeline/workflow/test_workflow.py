@@ -1,0 +1,320 @@
+"""The pipeline as a Prefect workflow: without a server, and on a real server with a real worker and schedules."""
+
+import http.server
+import json
+import shutil
+import sys
+import threading
+import time
+from contextlib import suppress
+
+import psutil
+import pytest
+from killing import NO_PROXY, slow_down
+from orchestra import Orchestra, with_infra
+from project import TRAINED, command, commit, copy_project, dvc, edit_params, freeze_studies, stages_run
+
+FLAKY = """
+  flaky:
+    cmd: echo x >> ../tries.txt && test $(wc -l < ../tries.txt) -gt {failures} && echo done > flaky.txt
+    outs: [flaky.txt]
+"""
+SILENT = """
+  silent:
+    cmd: touch begun.txt && sleep 300
+"""
+
+
+def add_stage(project, text):
+    path = project / "dvc.yaml"
+    path.write_text(path.read_text().replace("stages:", "stages:" + text, 1))
+
+
+@pytest.fixture(scope="module")
+def webhook():
+    """The address of a listener on loopback, and the messages that it has received."""
+    messages = []
+
+    class Listener(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            messages.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Listener) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/", messages
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def orchestra(reproduced, webhook, tmp_path_factory):
+    """Prefect for a project that is up to date."""
+    project = shutil.copytree(reproduced.folder, tmp_path_factory.mktemp("prefect") / "project")
+    freeze_studies(project)
+    commit(project)
+    address, _ = webhook
+    orchestra = Orchestra(with_infra(project), address)
+    with orchestra.up():
+        yield orchestra
+
+
+@pytest.fixture
+def restored(orchestra):
+    """The project, whose params.yaml and dvc.yaml are restored afterwards."""
+    before = {name: (orchestra.project / name).read_bytes() for name in ("params.yaml", "dvc.yaml", "dvc.lock")}
+    yield orchestra.project
+    for name, content in before.items():
+        (orchestra.project / name).write_bytes(content)
+
+
+@pytest.fixture(scope="module")
+def prefect_home(tmp_path_factory):
+    """PREFECT_HOME without a server; it is shared, because creating its database takes a while."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A project in which nothing has run yet."""
+    return copy_project(tmp_path / "project", git=True)
+
+
+def workflow(project, prefect_home, *arguments):
+    settings = NO_PROXY | {"PREFECT_HOME": str(prefect_home)}
+    return command(project, sys.executable, "-m", "pipeline.workflow", *arguments, check=False, **settings)
+
+
+def test_without_a_server_it_does_what_dvc_repro_does(copy, prefect_home):
+    """It runs only stale stages, several at a time; a second run does nothing."""
+    edit_params(copy, lambda params: params["variants"]["planar-4"].update(num_transforms=5))
+    by_dvc = shutil.copytree(copy, copy.parent / "by-dvc")
+    dvc(by_dvc, "repro")
+    ran = workflow(copy, prefect_home)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert ran_in(ran.stdout + ran.stderr) == {"fetch", "train@planar-4-0", "evaluate@planar-4-0", "report"}
+    for name in ("dvc.lock", "reports/results.md", "metrics/planar-4-0.json"):
+        assert (copy / name).read_bytes() == (by_dvc / name).read_bytes(), name
+    assert stages_run(dvc(copy, "repro")) == set()
+    again = workflow(copy, prefect_home)
+    assert again.returncode == 0
+    assert "train@planar-4-0 is up to date" in again.stdout + again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("-S", "training.epochs=two"), "--set-param training.epochs=two: training.epochs: expected a valid integer"),
+        (("nothing",), "Stage 'nothing' not found inside 'dvc.yaml'"),
+    ],
+)
+def test_mistakes_are_one_line(project, prefect_home, arguments, message):
+    before = (project / "params.yaml").read_bytes()
+    ran = workflow(project, prefect_home, *arguments)
+    assert ran.returncode == 1
+    (line,) = (line for line in ran.stderr.splitlines() if line.startswith("workflow: "))
+    assert message in line
+    assert "Traceback" not in ran.stdout + ran.stderr
+    assert (project / "params.yaml").read_bytes() == before
+
+
+def ran_in(output):
+    """The stages that a workflow ran, by its output."""
+    return {line.split("'")[3] for line in output.splitlines() if "Running stage" in line}
+
+
+@pytest.mark.slow
+def test_a_clone_pulls_existing_results_and_pushes_new_ones(copy, prefect_home, tmp_path):
+    dvc(copy, "remote", "add", "--default", "store", str(tmp_path / "store"))
+    commit(copy)
+    dvc(copy, "push", "--run-cache")
+    origin, clone = str(tmp_path / "origin.git"), tmp_path / "clone"
+    command(copy, "git", "clone", "--quiet", "--bare", str(copy), origin)
+    command(copy, "git", "remote", "add", "origin", origin)
+    command(copy, "git", "clone", "--quiet", origin, str(clone))
+    override = ("-S", "variants.planar-4.num_transforms=4")
+    ran = workflow(clone, prefect_home, "--pull", "--push", "--experiment", "night-%Y", *override)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert ran_in(ran.stdout + ran.stderr) == {"fetch", "train@planar-4-0", "evaluate@planar-4-0", "report"}
+    name = time.strftime("night-%Y")
+    dvc(copy, "exp", "pull", "origin", name)
+    dvc(copy, "exp", "apply", name)
+    assert set(json.loads(dvc(copy, "status", "--json").stdout)) <= {"fetch"}
+    pulled, measured = (folder / "metrics/planar-4-0.json" for folder in (copy, clone))
+    assert pulled.read_bytes() == measured.read_bytes()
+
+
+@pytest.mark.slow
+def test_schedules_fire(orchestra):
+    """A cron schedule and an interval: both runs complete, and the drift check finds no drift."""
+    orchestra.prefect("deployment", "schedule", "create", "reproduce/nightly", "--cron", "* * * * *", "--replace", "-y")
+    orchestra.prefect(
+        "deployment", "schedule", "create", "drift-check/drift-check", "--interval", "30", "--replace", "-y"
+    )
+    fired = {}
+
+    def both_completed():
+        runs = orchestra.post("/flow_runs/filter", flow_runs={"state": {"type": {"any_": ["COMPLETED", "FAILED"]}}})
+        fired.update({run["parameters"].get("retries") is None: run for run in runs if run["auto_scheduled"]})
+        return len(fired) == 2
+
+    orchestra.wait_for(both_completed)
+    for name in ("reproduce/nightly", "drift-check/drift-check"):
+        orchestra.prefect("deployment", "schedule", "clear", name, "-y")
+    assert [run["state"]["name"] for run in fired.values()] == ["Completed"] * 2
+    nightly, check = fired[False], fired[True]
+    assert orchestra.states(nightly["id"])["train@vae-0"] == "Unchanged"
+    assert orchestra.states(check["id"])["evaluate@vae-0"] == "Completed"
+    artifacts = {"flow_run_id": {"any_": [check["id"]]}, "key": {"any_": ["drift"]}}
+    (table,) = orchestra.post("/artifacts/filter", artifacts=artifacts)
+    assert not any(row["drifted"] for row in json.loads(table["data"]))
+
+
+@pytest.mark.slow
+def test_an_override_trains_what_it_changes_and_then_nothing(orchestra, restored):
+    before = (restored / "params.yaml").read_bytes()
+    override = ["variants.planar-4.num_transforms=4"]
+    run = orchestra.run("reproduce/on-demand", set_params=override)
+    assert run["state"]["type"] == "COMPLETED", orchestra.log(run["id"])
+    ran = {name for name, state in orchestra.states(run["id"]).items() if state == "Completed"}
+    assert ran == {"fetch", "train@planar-4-0", "evaluate@planar-4-0", "report"}
+    assert (restored / "params.yaml").read_bytes() == before
+    second = orchestra.run("reproduce/on-demand", set_params=override)
+    assert second["state"]["type"] == "COMPLETED"
+    assert {name for name, state in orchestra.states(second["id"]).items() if state != "Unchanged"} == {"fetch"}
+    assert second["total_run_time"] < 15
+    kinds = {
+        (artifact["key"], artifact["type"])
+        for artifact in orchestra.post("/artifacts/filter", artifacts={"flow_run_id": {"any_": [run["id"]]}})
+    }
+    assert {("metrics", "table"), ("figures", "markdown"), ("results", "markdown"), ("index", "markdown")} <= kinds
+    assert ("train-planar-4-0", "progress") in kinds
+
+
+@pytest.mark.slow
+def test_a_stage_that_fails_twice_and_then_succeeds(orchestra, restored):
+    """The workflow needs no change for a new stage of dvc.yaml."""
+    add_stage(restored, FLAKY.format(failures=2))
+    run = orchestra.run("reproduce/on-demand", targets=["flaky"], retries=2, retry_delay=1)
+    assert run["state"]["type"] == "COMPLETED", orchestra.log(run["id"])
+    assert (restored.parent / "tries.txt").read_text().split() == ["x"] * 3
+    assert orchestra.tasks(run["id"])["flaky"]["run_count"] == 3
+
+
+@pytest.mark.slow
+def test_a_failed_stage_stops_what_depends_on_it_and_is_notified(orchestra, restored, webhook):
+    edit_params(restored, lambda params: params["training"].update(learning_rate=1e30, max_grad_norm=1e38))
+    edit_params(restored, lambda params: params["variants"]["planar-4"].update(num_transforms=6))
+    (restored / "models/planar-4-0/config.json").unlink()
+    run = orchestra.run("reproduce/on-demand")
+    assert run["state"]["type"] == "FAILED"
+    assert "train@planar-4-0: dvc repro --single-item train@planar-4-0 failed with exit code" in run["state"]["message"]
+    assert "loss is not finite" in run["state"]["message"]
+    tasks = orchestra.states(run["id"])
+    assert {name for name, state in tasks.items() if state == "Failed"} == TRAINED
+    assert tasks["report"] == "NotReady"
+    assert "Traceback" not in orchestra.log(run["id"])
+    _, messages = webhook
+    orchestra.wait_for(lambda: any("loss is not finite" in message["text"] for message in messages), 30)
+
+
+@pytest.mark.slow
+def test_a_run_that_drifts_fails_with_the_difference(orchestra, restored):
+    path = restored / "metrics/vae-0.json"
+    metrics = json.loads(path.read_text())
+    path.write_text(json.dumps(metrics | {"nll_nats": metrics["nll_nats"] - 50}))
+    commit(restored)
+    run = orchestra.run("drift-check/drift-check")
+    assert run["state"]["type"] == "FAILED"
+    assert "metrics/vae-0.json: nll_nats: " in run["state"]["message"]
+    assert "differs by 50" in run["state"]["message"]
+    path.write_text(json.dumps(metrics))
+    commit(restored)
+
+
+def start_long_training(orchestra, epochs=200):
+    """Start a run, wait until it has trained for a while, and return its id."""
+    slow_down(orchestra.project, epochs)
+    run = orchestra.trigger("reproduce/on-demand", targets=["train@real-nvp-2-0"])
+    orchestra.wait_for(lambda: any((orchestra.project / "checkpoints").rglob("*.safetensors")))
+    assert orchestra.processes()
+    return run
+
+
+def finish_long_training(orchestra):
+    """Check that the next run resumes the training."""
+    run = orchestra.run("reproduce/on-demand", targets=["train@real-nvp-2-0"])
+    assert run["state"]["type"] == "COMPLETED", orchestra.log(run["id"])
+    assert "resumed after step" in (orchestra.project / "logs/train/real-nvp-2-0.log").read_text()
+
+
+@pytest.mark.slow
+def test_a_cancelled_run_leaves_no_children_and_the_next_one_resumes(orchestra, restored):
+    run = start_long_training(orchestra)
+    orchestra.prefect("flow-run", "cancel", run)
+    orchestra.wait_for(lambda: orchestra.state(run)["type"] in ("CANCELLING", "CANCELLED"))
+    started = time.monotonic()
+    orchestra.wait_for(lambda: not orchestra.processes(), 60)
+    assert time.monotonic() - started < 10
+    assert orchestra.ended(run)["state"]["type"] == "CANCELLED"
+    finish_long_training(orchestra)
+
+
+@pytest.mark.slow
+def test_concurrent_runs(orchestra):
+    """A nightly run is cancelled if another one is running; a run on demand waits for the other."""
+    first, second = (orchestra.trigger("reproduce/nightly") for _ in range(2))
+    states = {orchestra.ended(run)["state"]["type"] for run in (first, second)}
+    assert states == {"COMPLETED", "CANCELLED"}
+    runs = [orchestra.ended(run) for run in [orchestra.trigger("reproduce/on-demand") for _ in range(2)]]
+    assert [run["state"]["type"] for run in runs] == ["COMPLETED"] * 2
+    early, late = sorted(runs, key=lambda run: run["start_time"])
+    assert early["end_time"] <= late["start_time"]
+
+
+@pytest.mark.slow
+def test_a_run_killed_with_its_worker_is_marked_crashed_and_the_next_one_resumes(reproduced, webhook, tmp_path):
+    """A server that is restarted keeps its runs, and running ones continue."""
+    project = shutil.copytree(reproduced.folder, tmp_path / "project")
+    address, messages = webhook
+    orchestra = Orchestra(with_infra(project), address)
+    with orchestra.up() as up:
+        run = start_long_training(orchestra)
+        (worker,) = (child for child in psutil.Process(up.pid).children() if "worker" in child.cmdline())
+        for process in (worker, *worker.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):  # children on a leash end with the run
+                process.kill()
+        orchestra.wait_for(lambda: not orchestra.processes(), 30)
+        assert orchestra.ended(run)["state"]["type"] == "CRASHED"
+        orchestra.wait_for(lambda: any("no heartbeat" in message["text"] for message in messages), 30)
+        finish_long_training(orchestra)
+    with orchestra.up() as up:
+        assert orchestra.ended(run)["state"]["type"] == "CRASHED"
+        again = orchestra.run("reproduce/on-demand", targets=["train@real-nvp-2-0"])
+        assert orchestra.states(again["id"])["train@real-nvp-2-0"] == "Unchanged"
+        run = start_long_training(orchestra, epochs=60)
+        (server,) = (child for child in psutil.Process(up.pid).children() if "server" in child.cmdline())
+        server.kill()
+        orchestra.wait_for(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
+        orchestra.wait_for_server()
+        assert orchestra.ended(run)["state"]["type"] == "COMPLETED", orchestra.log(run)
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_run_of_a_worker_that_was_killed(reproduced, tmp_path):
+    """Such a run continues until it next writes a line, although the worker has been restarted meanwhile."""
+    project = shutil.copytree(reproduced.folder, tmp_path / "project")
+    add_stage(project, SILENT)
+    orchestra = Orchestra(with_infra(project), webhook="")
+    with orchestra.up() as up:
+        orchestra.trigger("reproduce/on-demand", targets=["silent"])
+        orchestra.wait_for((project / "begun.txt").exists)
+        (worker,) = (child for child in psutil.Process(up.pid).children() if "worker" in child.cmdline())
+        worker.kill()
+        log = project.parent / "project.up.txt"
+        orchestra.wait_for(lambda: "the worker ended unexpectedly" in log.read_text())
+        assert orchestra.processes()
+    orchestra.wait_for(lambda: not orchestra.processes(), 10)
