@@ -75,13 +75,13 @@ class RunSpec:
         return f"{self.name}-{hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:16]}"
 
 
-def code_hash(code: Sequence[str]) -> str:
+def code_hash(code: Sequence[str], root: Path = Path(__file__).parents[1]) -> str:
     """SHA-256 over sources: editing other code keeps the checkpoints and results that are stored under it.
 
     Args:
         code: files and folders, relative to the project's folder.
+        root: the project's folder.
     """
-    root = Path(__file__).parents[1]
     files = [file for part in code for file in (sorted((root / part).rglob("*.py")) or [root / part])]
     digest = hashlib.sha256()
     for file in files:

@@ -222,5 +222,6 @@ def as_list(results: Results) -> list[Tensor]:
     """Tensors without graphs, one per result, on the CPU."""
     each = [results] if isinstance(results, Tensor | float | int) else results
     return [
-        value.detach().cpu() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64) for value in each
+        value.detach().cpu() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+        for value in each
     ]

@@ -1,5 +1,6 @@
 """One DVC run of a tiny experiment, shared by the tests of this folder."""
 
+import json
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from filelock import FileLock
 from project import DISK, commit, copy_project, dvc, environment, freeze_studies
 
 from pipeline.__main__ import main
@@ -36,11 +38,17 @@ class Outcome(NamedTuple):
 
 @pytest.fixture(scope="session")
 def reproduced(tmp_path_factory) -> Reproduced:
-    """The shared project. Tests that change anything take a `copy`."""
-    folder = copy_project(tmp_path_factory.mktemp("reproduced") / "project", git=True)
-    ran = dvc(folder, "repro")
-    commit(folder)
-    return Reproduced(folder, ran)
+    """The shared project. Tests that change anything take a `copy`. Several test processes of pytest-xdist share one."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, output = shared / "reproduced" / "project", shared / "reproduced" / "output.json"
+    with FileLock(shared / "reproduced.lock"):
+        if not output.exists():
+            copy_project(folder, git=True)
+            ran = dvc(folder, "repro")
+            commit(folder)
+            output.write_text(json.dumps([ran.args, ran.returncode, ran.stdout, ran.stderr]))
+    return Reproduced(folder, CompletedProcess(*json.loads(output.read_text())))
 
 
 @pytest.fixture

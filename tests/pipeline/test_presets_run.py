@@ -1,4 +1,4 @@
-"""Every preset through all stages, shrunk to seconds: real images in a folder, others in their formats on disk."""
+"""Every preset through all stages, shrunk to seconds: real images in a folder, other sets as small files."""
 
 import csv
 import json
@@ -12,22 +12,22 @@ from project import ROOT, command, copy_project, dvc, edit_params, stage
 from ruamel.yaml import YAML
 
 from pipeline.params.reading import load_params
-from pipeline.study.points import check_sweeps
+from pipeline.study.points import study_problems
 
-PRESETS = sorted(path.stem for path in (ROOT / "params").glob("*.yaml"))
+PRESETS = sorted(path.stem for path in (ROOT / "presets").glob("*.yaml"))
 NUM_IMAGES = 100  # of the folder, for training and for test
 
 
 def put_preset(project, name):
-    (project / "params").mkdir()
-    (project / "params" / f"{name}.yaml").write_bytes((ROOT / "params" / f"{name}.yaml").read_bytes())
+    (project / "presets").mkdir()
+    (project / "presets" / f"{name}.yaml").write_bytes((ROOT / "presets" / f"{name}.yaml").read_bytes())
     ran = command(project, "python", "-m", "pipeline.preset", name)
     assert " -> " in ran.stdout
     edit_params(project, shrink)
 
 
 def shrink(params):
-    """Seconds per stage, with all that makes the preset what it is: data, likelihood, kinds of networks and flows."""
+    """Shrink to seconds per stage, and keep the data, the likelihood, and the kinds of networks and flows."""
     params["model"]["encoder"].update(channels=narrow(params["model"]["encoder"]["channels"]), num_blocks=1)
     params["model"]["decoder"].update(channels=narrow(params["model"]["decoder"]["channels"]), num_blocks=1)
     params["training"].update(epochs=1, min_steps=0, batch_size=16, precision="float32", average_decay=0.5)
@@ -35,13 +35,13 @@ def shrink(params):
     params["interpolation"].update(num_pairs=2, num_steps=3)
     for flow in params["variants"].values():
         shallow(flow)
-    for section in ("sweep", "stability"):
-        budget = params[section]["budgets"][params[section]["budget"]]
-        for family in budget["families"].values():
-            family["num_transforms"] = [min(1, max(family["num_transforms"]))]
-            shallow(family["flow"])
-        budget["families"] = dict(list(budget["families"].items())[-2:])
-        budget["settings"]["training"].update(epochs=1)
+    for study in params["studies"].values():
+        for family in study["families"].values():
+            depths = family["num_transforms"]
+            shallow(family)
+            family["num_transforms"] = [min(1, max(depths))]
+        study["families"] = dict(list(study["families"].items())[-2:])
+        study["settings"]["training"].update(epochs=1)
 
 
 def narrow(channels):
@@ -49,7 +49,7 @@ def narrow(channels):
 
 
 def shallow(flow):
-    if "num_transforms" in flow:
+    if isinstance(flow["num_transforms"], int):
         flow["num_transforms"] = min(1, flow["num_transforms"])
     for key, value in (("hidden_features", [8]), ("hidden_channels", 4), ("num_blocks", 1)):
         if key in flow:
@@ -67,21 +67,22 @@ def check_results(project, image_shape):
     with Image.open(project / f"reports/figures/samples/{rows[-1]['variant']}-0.png") as figure:
         assert figure.mode == ("RGB" if image_shape[0] == 3 else "L")
     assert "bits/dim" in (project / "reports/results.md").read_text()
-    assert (project / "reports/figures/stability.png").is_file()
+    for study in YAML().load(project / "params.yaml")["studies"]:
+        assert (project / f"reports/figures/studies/{study}.png").is_file()
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_fits(tmp_path, name):
     project = copy_project(tmp_path / "project", git=False)
     (project / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
-    command(project, "python", "-m", "pipeline.preset", str(ROOT / "params" / f"{name}.yaml"))
-    assert list(check_sweeps(load_params(project / "params.yaml"))) == []
+    command(project, "python", "-m", "pipeline.preset", str(ROOT / "presets" / f"{name}.yaml"))
+    assert list(study_problems(load_params(project / "params.yaml"))) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["own-images", "own-images-laptop", "cifar10"])
 def test_on_the_pictures_of_cifar10_in_a_folder(data_root, tmp_path, name):
-    """By one command, as a user does; CIFAR10's preset too, with the folder in place of the set."""
+    """With one command, as a user does; also the preset of CIFAR10, with the folder instead of the data set."""
     project = copy_project(tmp_path / "project", git=True)
     put_preset(project, name)
     with tarfile.open(data_root / "cifar10-png-11k.tar") as archive:
@@ -100,7 +101,7 @@ def test_on_the_pictures_of_cifar10_in_a_folder(data_root, tmp_path, name):
     ("name", "image_shape"), [("svhn", [3, 32, 32]), ("celeba", [3, 64, 64]), ("fashion-mnist", [1, 28, 28])]
 )
 def test_on_small_files_in_the_formats_of_the_set(run_stage, tmp_path, monkeypatch, name, image_shape):
-    """fetch and prepare know the checksums of these files in this process alone; the others run as always."""
+    """fetch and prepare know the checksums of these files only in this process; the other stages run as usual."""
     assert name in WRITERS
     project = copy_project(tmp_path / "project", git=False)
     put_preset(project, name)
@@ -108,8 +109,9 @@ def test_on_small_files_in_the_formats_of_the_set(run_stage, tmp_path, monkeypat
     for each in ("fetch", "prepare"):
         assert run_stage(project, each, FLOWVAE_DATA_ROOT=str(tmp_path / "root")) == (0, [])
     variants = list(YAML().load(project / "params.yaml")["variants"])
+    studies = [("study", "--name", name) for name in YAML().load(project / "params.yaml")["studies"]]
     runs = [(each, "--variant", variant, "--seed", "0") for variant in variants for each in ("train", "evaluate")]
-    for arguments in (*runs, ("interpolate",), ("sweep",), ("stability",), ("report",)):
+    for arguments in (*runs, ("interpolate",), *studies, ("report",)):
         ran = stage(project, *arguments, **NO_PROXY)
         assert ran.returncode == 0, ran.stdout + ran.stderr
     check_results(project, image_shape)

@@ -87,9 +87,9 @@ def draw_panel(panel: Axes, study: StudyResult, name: str) -> set[int]:
     for family in study.flows:
         rows = study.family(family)
         curve = divergence_curve(rows) if name == DIVERGED else curve_of(rows, name)
-        if curve.depths == [0]:
-            label = f"{family}, k = 0"
-            panel.axhline(curve.means[0], color=BASE_COLOR, linestyle="--", linewidth=1, label=label)
+        if set(by_depth(rows)) == {0}:
+            for value in curve.means:  # none if the trial did not finish
+                panel.axhline(value, color=BASE_COLOR, linestyle="--", linewidth=1, label=f"{family}, k = 0")
             continue
         panel.errorbar(
             curve.depths,

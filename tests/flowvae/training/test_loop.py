@@ -40,9 +40,7 @@ def test_golden_losses(name, monkeypatch):
     monkeypatch.setattr(examples, "tiny_vae", lambda *_, **__: copy.deepcopy(start))
     weights = list(start.parameters())
     assert len(twenty_losses(family, settings)) == 20
-    assert_agrees(
-        GOLDEN[name], lambda: twenty_losses(family, settings), weights, num_operations=4, dtype=torch.float32
-    )
+    assert_agrees(GOLDEN[name], lambda: twenty_losses(family, settings), weights, num_operations=4, dtype=torch.float32)
 
 
 def run(vae, *, train=None, valid=None, seed=0, **changes):

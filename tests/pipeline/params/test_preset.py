@@ -15,7 +15,8 @@ from pipeline.study.points import study_problems
 
 PARAMS = ROOT / "params.yaml"
 PRESETS = {path.stem: path for path in sorted((ROOT / "presets").glob("*.yaml"))}
-COMPLETE = [name for name, path in PRESETS.items() if set(read_yaml(path)) != {"studies"}]
+CONTENTS = {name: read_yaml(path) for name, path in PRESETS.items()}
+COMPLETE = [name for name, content in CONTENTS.items() if set(content) != {"studies"}]
 REPLACED_WHOLE = ("variants", "studies")  # with their comments
 
 
@@ -150,7 +151,7 @@ def comments(path, without=()):
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_that_ships_can_be_applied_to_params_yaml(folder, name):
     """The file keeps its comments, and merge keys have the values that the preset gives."""
-    expected = overlay(read_yaml(PARAMS), read_yaml(PRESETS[name]))
+    expected = overlay(read_yaml(PARAMS), CONTENTS[name])
     changed = apply_preset(folder / "params.yaml", PRESETS[name])
     assert changed
     assert read_yaml(folder / "params.yaml") == expected
@@ -166,10 +167,10 @@ def test_every_preset_that_ships_can_be_applied_to_params_yaml(folder, name):
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_gives_the_same_after_any_other(name):
     """Those that name only studies leave all other sections as they were."""
-    committed, preset = read_yaml(PARAMS), read_yaml(PRESETS[name])
+    committed, preset = read_yaml(PARAMS), CONTENTS[name]
     alone = overlay(committed, preset)
-    for other, path in PRESETS.items():
-        before = overlay(committed, read_yaml(path))
+    for other, content in CONTENTS.items():
+        before = overlay(committed, content)
         after = overlay(before, preset)
         assert after == (alone if name in COMPLETE else before | {"studies": preset["studies"]}), other
 
@@ -184,7 +185,7 @@ def test_a_preset_of_studies_fits_after_every_other(folder, name):
     for other in COMPLETE:
         (folder / "params.yaml").write_bytes(PARAMS.read_bytes())
         apply_preset(folder / "params.yaml", PRESETS[other])
-        expected = read_yaml(folder / "params.yaml") | {"studies": read_yaml(PRESETS[name])["studies"]}
+        expected = read_yaml(folder / "params.yaml") | {"studies": CONTENTS[name]["studies"]}
         apply_preset(folder / "params.yaml", PRESETS[name])
         assert read_yaml(folder / "params.yaml") == expected
         assert list(study_problems(load_params(folder / "params.yaml"))) == []
@@ -192,14 +193,14 @@ def test_a_preset_of_studies_fits_after_every_other(folder, name):
 
 def test_all_presets_one_after_another(folder):
     expected = read_yaml(PARAMS)
-    for preset in (*PRESETS.values(), *reversed(PRESETS.values())):
-        expected = overlay(expected, read_yaml(preset))
-        apply_preset(folder / "params.yaml", preset)
+    for name in (*PRESETS, *reversed(PRESETS)):
+        expected = overlay(expected, CONTENTS[name])
+        apply_preset(folder / "params.yaml", PRESETS[name])
         assert read_yaml(folder / "params.yaml") == expected
 
 
 def test_a_preset_without_studies_removes_them():
-    params = check_params(overlay(read_yaml(PARAMS), read_yaml(PRESETS["five-minutes"])), Path("params.yaml"))
+    params = check_params(overlay(read_yaml(PARAMS), CONTENTS["five-minutes"]), Path("params.yaml"))
     assert params.studies == {}
 
 

@@ -1,38 +1,22 @@
 """The schema of params.yaml: every field is read somewhere, and none has a default in Python."""
 
 import ast
-from typing import Any
+from typing import Any, get_args
 
 from project import ROOT
 from ruamel.yaml import YAML
 
-import flowvae.config
-import flowvae.datasets.config
-import flowvae.model.flows
-import flowvae.model.likelihoods
-import flowvae.model.networks
-import flowvae.model.vae
-import pipeline.params.reading
 from flowvae.config import Config
-from pipeline.params.reading import Params
+from flowvae.model.flows import FLOWS
+from pipeline.params.schema import Params
 
 
-def configs() -> set[type[Config]]:
-    """Every settings class that params.yaml can reach."""
-    modules = (
-        flowvae.config,
-        flowvae.datasets.config,
-        flowvae.model.networks,
-        flowvae.model.likelihoods,
-        flowvae.model.vae,
-        pipeline.params.reading,
-    )
-    found = {value for module in modules for value in vars(module).values() if is_config(value)}
-    return (found | {family.config for family in flowvae.model.flows.FLOWS.values()}) - {Config}
-
-
-def is_config(value: Any) -> bool:
-    return isinstance(value, type) and issubclass(value, Config)
+def configs(annotation: Any = Params) -> set[type[Config]]:
+    """Every settings class that a type contains; all of params.yaml if none is given."""
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        inner = [field.annotation for field in annotation.model_fields.values()]
+        return {annotation}.union(*map(configs, inner))
+    return set().union(*map(configs, get_args(annotation)))
 
 
 def names_read() -> set[str]:
@@ -43,9 +27,15 @@ def names_read() -> set[str]:
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
                     names.add(node.attr)
-                elif isinstance(node, ast.arg):  # a family's settings reach its module as keywords
+                elif isinstance(node, ast.arg):  # the settings of a flow reach its module as keywords
                     names.add(node.arg)
     return names
+
+
+def test_all_settings_classes_are_found():
+    names = {config.__name__ for config in configs()}
+    assert {"DataConfig", "TrainingConfig", "EvaluationConfig", "StudyConfig", "ASHA", "Range"} <= names
+    assert {entry.config for entry in FLOWS.values()} <= configs()
 
 
 def test_every_field_is_read():

@@ -11,21 +11,17 @@ import torch
 from PIL import Image
 from project import edit_params
 
+from flowvae.data.arrays import read_metadata
 from flowvae.errors import InputError
-from pipeline.files import write_png
 from pipeline.params.reading import load_params
-from pipeline.pictures import GAP, TITLE_HEIGHT, as_ink, image_grid, with_titles
-from pipeline.report.page import markdown_page, nll_cell, published
-from pipeline.report.runs import COLUMNS, Run, first_difference, read_runs
-from pipeline.report.table import (
-    BITS_HEADINGS,
-    HEADINGS,
-    cells,
-    describe_protocol,
-    markdown,
-    summarize,
-    table,
-)
+from pipeline.pictures import GAP, TITLE_HEIGHT, as_ink, image_grid, with_titles, write_png
+from pipeline.report.columns import BY_NAME, COLUMNS, REPORTED_METRICS, MetricColumn
+from pipeline.report.page import Report, markdown_page
+from pipeline.report.published import nll_cell, published_table
+from pipeline.report.runs import ScoredRun, first_difference, read_runs
+from pipeline.report.studies import read_studies
+from pipeline.report.table import markdown, protocol_text, summarize, variant_table
+from pipeline.scores import metric_names
 
 PROTOCOL = {
     "variant": "vae",
@@ -59,9 +55,14 @@ METRICS = {
 }
 
 
-def make_run(variant: str = "vae", seed: int = 0, flow: str = "none", num_transforms: int = 0, **metrics: float) -> Run:
+TABLE_HEADINGS = ("−log p(x|z)", "KL", "−ELBO", "gain", "NLL", "active units", "parameters")
+
+
+def make_run(variant: str = "vae", seed: int = 0, flow: str = "none", num_transforms: int = 0, **metrics: float):
     settings = {"flow": flow, "num_transforms": num_transforms}
-    return Run(variant, seed, METRICS | metrics, PROTOCOL | {"variant": variant, "seed": seed, "flow": settings}, [])
+    return ScoredRun(
+        variant, seed, METRICS | metrics, PROTOCOL | {"variant": variant, "seed": seed, "flow": settings}, []
+    )
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,7 @@ def test_first_difference_is_a_dotted_path(path, value):
     assert first_difference(other, PROTOCOL) == ".".join(path)
 
 
-def test_runs_may_differ_in_variant_and_seed_alone():
+def test_runs_may_differ_only_in_variant_and_seed():
     assert first_difference(PROTOCOL, PROTOCOL | {"variant": "planar-4", "seed": 1}) is None
     inner = PROTOCOL | {"evaluation": {**PROTOCOL["evaluation"], "seed": 1}}
     assert first_difference(PROTOCOL, inner) == "evaluation.seed"
@@ -106,67 +107,91 @@ def test_summary_averages_over_seeds():
     ]
     plain, planar = summarize(runs, "vae")
     assert (plain.variant, plain.flow, plain.num_transforms) == ("vae", "none", 0)
-    assert (plain.negative_elbo, plain.nll, plain.gain) == (91.0, 85.0, 0.0)
+    assert [plain.values[name] for name in ("negative_elbo_nats", "nll_nats", "gain")] == [91.0, 85.0, 0.0]
     assert math.isclose(plain.seed_spread, math.sqrt(2))
     assert (planar.variant, planar.num_transforms) == ("planar-4", 4)
-    assert (planar.negative_elbo, planar.gain) == (89.5, 1.5)
-    assert planar.negative_elbo_stderr == pytest.approx(0.2)  # of test images, which seeds share
-    assert planar.parameters == 1_234_567
+    assert (planar.values["negative_elbo_nats"], planar.values["gain"]) == (89.5, 1.5)
+    assert planar.values["negative_elbo_stderr"] == pytest.approx(0.2)  # over test images, which seeds share
+    assert planar.values["parameters"] == 1_234_567
 
 
 def test_one_seed_has_no_spread():
     (only,) = summarize([make_run()], "vae")
     assert only.seed_spread is None
-    assert "sd" not in cells(only)[4]
+    _, (line,) = variant_table([make_run()], [only])
+    assert not any("sd" in cell for cell in line)
 
 
 def test_gain_is_against_the_reference():
     runs = [make_run(negative_elbo_nats=90.0), make_run("real-nvp-5", 0, "real_nvp", 5, negative_elbo_nats=87.0)]
-    assert [row.gain for row in summarize(runs, "vae")] == [0.0, 3.0]
-    assert [row.gain for row in summarize(runs, "real-nvp-5")] == [-3.0, 0.0]
+    assert [row.values["gain"] for row in summarize(runs, "vae")] == [0.0, 3.0]
+    assert [row.values["gain"] for row in summarize(runs, "real-nvp-5")] == [-3.0, 0.0]
 
 
 def test_cells_follow_the_headings():
-    (row,) = summarize([make_run(), make_run(seed=1, negative_elbo_nats=91.0, active_units=21)], "vae")
-    shown = cells(row)
-    assert len(shown) == len(HEADINGS) and shown[0] == "vae"
-    assert HEADINGS[2].endswith("log p(x\\|z)") and shown[2:4] == ("60.00", "30.00")
-    assert HEADINGS[4].endswith("ELBO") and shown[4] == "90.50 ± 0.20 (sd 0.71)"
-    assert HEADINGS[6:] == ("NLL", "active units", "parameters") and shown[6:] == ("85.00 ± 0.30", "20.5", "1,234,567")
+    runs = [make_run(), make_run(seed=1, negative_elbo_nats=91.0, active_units=21)]
+    headings, (shown,) = variant_table(runs, summarize(runs, "vae"))
+    assert headings == ["variant", "k", *TABLE_HEADINGS] and len(shown) == len(headings)
+    assert shown[:4] == ["vae", "0", "60.00", "30.00"]
+    assert shown[4:] == ["90.50 ± 0.20 (sd 0.71)", "+0.00", "85.00 ± 0.30", "20.5", "1,234,567"]
 
 
-def test_bits_per_dimension_are_in_the_table_of_8_bit_data_alone():
+def test_bits_per_dimension_are_only_in_the_table_of_8_bit_data():
     run = make_run(negative_elbo_bits_per_dim=4.51234, nll_bits_per_dim=4.4, nll_bits_per_dim_stderr=0.0123)
     rows = summarize([run], "vae")
-    assert table([run], rows) == (HEADINGS, [cells(rows[0])])
+    headings, (line,) = variant_table([run], rows)
     levels = dataclasses.replace(run, protocol=run.protocol | {"data": PROTOCOL["data"] | {"binarization": "none"}})
-    headings, (line,) = table([levels], rows)
-    assert headings == HEADINGS + BITS_HEADINGS and line == (*cells(rows[0]), "4.512", "4.400 ± 0.012")
-    assert "static binarization (seed 0), 50,000" in describe_protocol([run], "vae")
-    words = describe_protocol([levels], "vae")
+    more_headings, (more,) = variant_table([levels], rows)
+    assert more_headings == [*headings, "−ELBO, bits/dim", "NLL, bits/dim"]
+    assert more == [*line, "4.512 ± 0.000", "4.400 ± 0.012"]
+    assert "static binarization (seed 0), 50,000" in protocol_text([run], "vae")
+    words = protocol_text([levels], "vae")
     assert "8-bit values, 50,000" in words and "the last two columns in bits per dimension" in words
 
 
 def test_a_run_that_may_stop_early_says_so():
     early = PROTOCOL | {"training": {"batch_size": 128, "patience": 20}}
-    assert "; 5 epochs of batches of 128" in describe_protocol([make_run()], "vae")
-    assert "; at most 5 epochs" in describe_protocol([dataclasses.replace(make_run(), protocol=early)], "vae")
+    assert "; 5 epochs of batches of 128" in protocol_text([make_run()], "vae")
+    assert "; at most 5 epochs" in protocol_text([dataclasses.replace(make_run(), protocol=early)], "vae")
+
+
+def test_one_table_serves_csv_checks_and_cells():
+    """Every metric that an evaluation gives is in the table of columns, once, and nothing else is."""
+    stored = {name for column in COLUMNS if not column.derived for name in column.names}
+    assert stored == set(REPORTED_METRICS) and len(REPORTED_METRICS) == len(stored)
+    assert set(metric_names()) - stored == {
+        "reconstruction_stderr",
+        "kl_stderr",
+    }  # of terms that are compared with none
+    assert stored <= set(metric_names())
+    assert BY_NAME.keys() == {column.name for column in COLUMNS}
+
+
+def test_a_cell_has_its_error_and_its_spread():
+    column = MetricColumn("x", "X", "{:.1f}", error="x_stderr", show_spread=True)
+    assert column.cell({"x": 1.25, "x_stderr": 0.5}) == "1.2 ± 0.5"
+    assert column.cell({"x": 1.25, "x_stderr": 0.5}, spread=0.25) == "1.2 ± 0.5 (sd 0.25)"
 
 
 def test_row_has_the_columns_in_order():
     row = make_run("planar-4", 3, "planar", 4).row()
-    assert tuple(row) == COLUMNS
+    assert tuple(row)[-len(REPORTED_METRICS) :] == REPORTED_METRICS
     assert (row["variant"], row["seed"], row["num_transforms"], row["num_train"]) == ("planar-4", 3, 4, 50_000)
     assert row["nll_bits_per_dim"] == 0.1564 and row["negative_elbo_bits_per_dim_stderr"] == 0.0004
 
 
 def test_markdown_is_aligned_and_every_row_has_every_cell():
-    table = markdown(("name", "value"), [("a", "1.00"), ("much longer", "-10.25")])
-    lines = table.splitlines()
+    lines = markdown(("name", "value"), [("a", "1.00"), ("much longer", "-10.25")]).splitlines()
     assert len(lines) == 4 and len({len(line) for line in lines}) == 1
     assert all(line.count("|") == 3 for line in lines)
     assert lines[1].replace("-", "") == "| : | : |"
     assert lines[3] == "| much longer | -10.25 |"
+
+
+def test_markdown_escapes_bars():
+    """A | inside a cell would shift the columns."""
+    heading, _, line = markdown(("p(x|z)",), [("a|b",)]).splitlines()
+    assert heading == "| p(x\\|z) |" and line == "|    a\\|b |"
 
 
 def test_markdown_refuses_rows_of_another_length():
@@ -178,21 +203,21 @@ def test_pages_tables_have_no_stray_bars(reproduced, monkeypatch):
     """A | inside a cell would shift the columns."""
     monkeypatch.chdir(reproduced.folder)
     params = load_params(reproduced.folder / "params.yaml")
-    runs = read_runs(params)
-    page = markdown_page(params, runs, summarize(runs, "vae"))
+    runs, metadata = read_runs(params), read_metadata(reproduced.folder / "data/prepared")
+    page = markdown_page(Report(params, runs, summarize(runs, "vae"), read_studies(params, metadata)))
     tables = [block.splitlines() for block in page.split("\n\n") if block.startswith("| ")]
-    assert len(tables) == 3
+    assert len(tables) == 2 + len(params.studies)  # variants, each study, published results
     for lines in tables:
         assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
     assert page == (reproduced.folder / "reports/results.md").read_text()
 
 
 def test_published_results_are_complete():
-    rows = published(make_run())
+    rows = published_table(make_run())
     assert len(rows) > 5
     assert all(all(row) for row in rows)
     other = PROTOCOL | {"data": PROTOCOL["data"] | {"dataset": "CIFAR10", "binarization": "none"}}
-    assert published(dataclasses.replace(make_run(), protocol=other)) == []
+    assert published_table(dataclasses.replace(make_run(), protocol=other)) == []
     assert nll_cell({"nll_nats": "85.1", "importance_samples": "200"}) == "85.1 (200 samples)"
     assert nll_cell({"nll_nats": "", "importance_samples": ""}) == "–"
 

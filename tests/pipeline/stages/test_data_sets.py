@@ -177,7 +177,7 @@ def test_a_limit_that_is_raised_decodes_again_only_beside_what_could_not_be_read
     project, run_stage, some_corrupt, monkeypatch
 ):
     """What has to be tried again may be in order by now; the other chunks are taken as they lie there."""
-    monkeypatch.setattr(streaming, "CHUNK", 10)
+    monkeypatch.setattr(decoding, "CHUNK", 10)
     choose(project, "folder", folder={"path": str(some_corrupt)})
     run_stage(project, "fetch")
     assert run_stage(project, "prepare").code == 1

@@ -24,7 +24,9 @@ def check_normal():
 def check_bernoulli():
     logits, x = 5 * torch.randn(6, 4, 1, 3, 3), torch.randint(0, 2, (4, 1, 3, 3)).double()
     oracle = Independent(Bernoulli(logits=logits), 3)
-    assert_agrees((oracle.log_prob(x), oracle.mean), lambda: (Pixels(logits).log_prob(x), Pixels(logits).mean), [logits])
+    assert_agrees(
+        (oracle.log_prob(x), oracle.mean), lambda: (Pixels(logits).log_prob(x), Pixels(logits).mean), [logits]
+    )
 
 
 def check_extreme_logits():
