@@ -1,5 +1,6 @@
 """The benchmarks that are listed exist, and state what they predicted."""
 
+import ast
 import importlib
 import json
 import sys
@@ -35,6 +36,15 @@ def test_an_unknown_name_is_one_line(monkeypatch, capsys):
     assert command.main() == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "expected names among flow_speed, " in line and line.endswith("got sweeep")
+
+
+@pytest.mark.parametrize("path", sorted(Path(RESULTS).parent.glob("*.py")), ids=lambda path: path.stem)
+def test_imports_of_the_project_exist(path):
+    """Also those inside functions, which importing the file does not check."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module.partition(".")[0] in ("flowvae", "pipeline", "benchmarks"):
+            module = importlib.import_module(node.module)
+            assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == [], node.module
 
 
 def test_results_are_complete():

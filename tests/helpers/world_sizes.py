@@ -1,6 +1,6 @@
-"""Losses of the first steps under several numbers of Ray workers, as JSON: world_sizes.py PREPARED DTYPE STEPS SIZES...
+"""Losses of the first steps with several numbers of Ray workers, as JSON: world_sizes.py PREPARED DTYPE STEPS SIZES...
 
-A process of its own, since Ray's start leaves threads and warnings behind. The last batch is ragged.
+It is a process of its own, because starting Ray leaves threads and warnings behind. The last batch is smaller.
 """
 
 import json
@@ -19,11 +19,12 @@ from flowvae.data.images import ImageSet
 from flowvae.model.vae import build_vae
 from flowvae.training.loop import fit
 from pipeline.distributed.workers import current_workers
-from pipeline.params.reading import Params, load_params
+from pipeline.params.reading import load_params
+from pipeline.params.schema import Params
 
 
 class Recorder:
-    """Workers that note the sum of each step's losses."""
+    """Workers that record the sum of the losses of each step."""
 
     def __init__(self, workers):
         self.workers, self.sums, self.sizes = workers, [], []
@@ -37,7 +38,8 @@ class Recorder:
         return getattr(self.workers, name)
 
 
-def work(config):
+def train_as_worker(config):
+    """Train for some steps, and return the losses of the global batches."""
     torch.set_num_threads(1)
     params: Params = config["params"]
     dtype = getattr(torch, config["dtype"])
@@ -65,12 +67,12 @@ def main(prepared, dtype, steps, *sizes):
         "steps": int(steps),
     }
     ray.init(address="local", num_cpus=max(map(int, sizes)), log_to_driver=False)
-    found = {}
+    results = {}
     for size in sizes:
         with TemporaryDirectory() as storage:
-            found[size] = (
+            results[size] = (
                 TorchTrainer(
-                    work,
+                    train_as_worker,
                     train_loop_config=config,
                     torch_config=TorchConfig(backend="gloo"),
                     scaling_config=ScalingConfig(num_workers=int(size)),
@@ -80,7 +82,7 @@ def main(prepared, dtype, steps, *sizes):
                 .return_value
             )
     ray.shutdown()
-    print(json.dumps(found))
+    print(json.dumps(results))
 
 
 if __name__ == "__main__":

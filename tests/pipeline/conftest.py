@@ -38,7 +38,7 @@ class Outcome(NamedTuple):
 
 @pytest.fixture(scope="session")
 def reproduced(tmp_path_factory) -> Reproduced:
-    """The shared project. Tests that change anything take a `copy`. Several test processes of pytest-xdist share one."""
+    """The shared project, one for all processes of pytest-xdist. Tests that change anything take a `copy`."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     folder, output = shared / "reproduced" / "project", shared / "reproduced" / "output.json"

@@ -89,6 +89,7 @@ CODE = {
     "pipeline/study/points.py": STUDIES,
     "pipeline/params/trees.py": STUDIES,  # merges the settings of a study
     "pipeline/distributed/training.py": TRAINING | STUDIES,
+    "pipeline/distributed/workers.py": TRAINING | STUDIES,  # the all-reduce
     "pipeline/distributed/tuning.py": STUDIES,
     "pipeline/distributed/searching.py": STUDIES,
     "flowvae/datasets/svhn.py": PREPARE,
@@ -100,6 +101,7 @@ CODE = {
     "flowvae/training/batches.py": TRAINING | STUDIES,
     "flowvae/model/flows/planar.py": TRAINING | EVALUATION | INTERPOLATE | STUDIES,
     "flowvae/randomness.py": PREPARE | TRAINING | EVALUATION | INTERPOLATE | STUDIES,
+    "flowvae/config.py": PREPARE | TRAINING | EVALUATION | INTERPOLATE | STUDIES | REPORT,
     "flowvae/errors.py": NOTHING,
     "flowvae/__init__.py": NOTHING,
     "pipeline/__main__.py": NOTHING,

@@ -143,15 +143,18 @@ def shaded(likelihood, num_images=32):
 
 @every_likelihood
 def test_it_learns(likelihood):
-    """Well below what images cost under a uniform distribution, within 300 steps."""
+    """Within 300 steps, images cost 12 % less than under a uniform distribution."""
     vae = build_vae(config_of(RESIDUAL | {"channels": [8, 8]}, [8], likelihood, family="none"), seed=0)
     x, draws = shaded(likelihood), torch.Generator().manual_seed(0)
-    optimizer, losses = torch.optim.Adam(vae.parameters(), lr=0.02), []
-    for _ in range(300):
+    optimizer = torch.optim.Adam(vae.parameters(), lr=0.02)
+    levels = 2 if LIKELIHOODS[likelihood["name"]].likelihood.of_bits else 256
+    goal = 0.88 * x[0].numel() * math.log(levels)
+
+    def step():
         optimizer.zero_grad()
         loss = -elbo(vae(x, torch.randn(len(x), vae.latent_dim, generator=draws))).mean()
         loss.backward()
         optimizer.step()
-        losses.append(loss.item())
-    levels = 2 if LIKELIHOODS[likelihood["name"]].likelihood.of_bits else 256
-    assert min(losses) < 0.88 * 288 * math.log(levels)
+        return loss.item()
+
+    assert any(step() < goal for _ in range(300))

@@ -10,30 +10,31 @@ from killing import NO_PROXY, VARIANT, finish, results, slow_down, start, undist
 from project import ROOT, command, edit_params, stage
 
 
-def losses(project: Path, prepared: Path, dtype: str, steps: int, *sizes: int) -> dict[str, dict]:
+def losses(project: Path, prepared: Path, dtype: str, steps: int, *sizes: int | str) -> dict[str, dict]:
+    """Run world_sizes.py. Returns: its results by number of workers."""
     script = str(ROOT / "tests" / "helpers" / "world_sizes.py")
     arguments = (str(prepared), dtype, str(steps), *map(str, sizes))
     return json.loads(command(project, sys.executable, script, *arguments, **NO_PROXY).stdout)
 
 
-def furthest(one: list[float], other: list[float]) -> float:
-    """Largest relative difference of two curves."""
+def largest_difference(one: list[float], other: list[float]) -> float:
+    """The largest relative difference between two curves."""
     return max(abs(x - y) / abs(x) for x, y in zip(one, other, strict=True))
 
 
 def test_two_workers_give_the_losses_of_one(files):
     edit_params(files, lambda params: params["training"].update(batch_size=33))
-    found = losses(files, files / "data/prepared", "float64", 20, 1, 2)
-    assert len(found["1"]["losses"]) == 20
-    assert furthest(found["1"]["losses"], found["2"]["losses"]) < 1e-12
-    assert found["2"]["valid"] == pytest.approx(found["1"]["valid"], rel=1e-12)
+    by_size = losses(files, files / "data/prepared", "float64", 20, 1, 2)
+    assert len(by_size["1"]["losses"]) == 20
+    assert largest_difference(by_size["1"]["losses"], by_size["2"]["losses"]) < 1e-12
+    assert by_size["2"]["valid"] == pytest.approx(by_size["1"]["valid"], rel=1e-12)
 
 
 @pytest.mark.parametrize(
     ("normalization", "sizes"), [("batch_norm", "4"), pytest.param("act_norm", "24", marks=pytest.mark.slow)]
 )
 def test_batch_statistics_are_those_of_the_global_batch(files, normalization, sizes):
-    """Shares are uneven, one of four workers has no image in the last batch, and averaged weights are scored."""
+    """Workers get different numbers of images, one of four gets none in the last batch; averaged weights are scored."""
 
     def normalise(params):
         params["variants"]["real-nvp-2"].update(
@@ -42,14 +43,14 @@ def test_batch_statistics_are_those_of_the_global_batch(files, normalization, si
         params["training"].update(batch_size=7, average_decay=0.5)
 
     edit_params(files, normalise)
-    found = losses(files, files / "data/prepared", "float64", 20, 1, *sizes)
-    assert len(found["1"]["losses"]) == 20
+    by_size = losses(files, files / "data/prepared", "float64", 20, 1, *sizes)
+    assert len(by_size["1"]["losses"]) == 20
     for size in sizes:
-        assert furthest(found["1"]["losses"], found[size]["losses"]) < 1e-9
-        assert found[size]["valid"] == pytest.approx(found["1"]["valid"], rel=1e-9)
+        assert largest_difference(by_size["1"]["losses"], by_size[size]["losses"]) < 1e-9
+        assert by_size[size]["valid"] == pytest.approx(by_size["1"]["valid"], rel=1e-9)
 
 
-def test_one_worker_gives_the_bytes_of_a_process(files):
+def test_one_worker_gives_the_bytes_of_a_single_process(files):
     slow_down(files, 2)
     expected = undisturbed(files)
     process = start(files, "--workers", "1")
@@ -61,26 +62,26 @@ def test_one_worker_gives_the_bytes_of_a_process(files):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-5), ("float32", 2e-3)])
-def test_one_two_and_four_workers_on_real_mnist(reproduced, tmp_path, data_root, dtype, tolerance):
-    """The default model and batch size, 200 steps."""
-    root = ROOT
-    (tmp_path / "params.yaml").write_bytes((root / "params.yaml").read_bytes())
-    (tmp_path / "dvc.yaml").write_bytes((root / "dvc.yaml").read_bytes())
+def test_one_two_and_four_workers_on_real_mnist(tmp_path, data_root, dtype, tolerance):
+    """With the default model and batch size, for 200 steps."""
+    for name in ("params.yaml", "dvc.yaml"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     for name in ("fetch", "prepare"):
-        assert stage(tmp_path, name, FLOWVAE_DATA_ROOT=str(data_root), PYTHONPATH=str(root)).returncode == 0
-    found = losses(tmp_path, tmp_path / "data/prepared", dtype, 200, 1, 2, 4)
+        assert stage(tmp_path, name, FLOWVAE_DATA_ROOT=str(data_root), PYTHONPATH=str(ROOT)).returncode == 0
+    by_size = losses(tmp_path, tmp_path / "data/prepared", dtype, 200, 1, 2, 4)
     for size in ("2", "4"):
-        assert furthest(found["1"]["losses"], found[size]["losses"]) < tolerance
+        assert largest_difference(by_size["1"]["losses"], by_size[size]["losses"]) < tolerance
 
 
 def complaint(project: Path, *arguments: str, **changes: str) -> str:
+    """Train, which must fail. Returns: the last line on standard error."""
     ran = stage(project, "train", *VARIANT, *arguments, **NO_PROXY, **changes)
     assert ran.returncode == 1
     return ran.stderr.strip().splitlines()[-1]
 
 
 @pytest.mark.slow
-def test_divergence_on_ray_is_one_line_and_is_not_tried_again(files):
+def test_divergence_on_ray_is_one_line_and_is_not_retried(files):
     def diverge(params):
         params["training"].update(learning_rate=1e12, max_grad_norm=1e30)
         params["training"]["schedule"].update(warmup_steps=0)
@@ -94,11 +95,11 @@ def test_divergence_on_ray_is_one_line_and_is_not_tried_again(files):
     assert json.loads((files / "logs/train/real-nvp-2-0.non_finite.json").read_text())["batch_indices"]
 
 
-def test_a_storage_that_makes_no_sense(files):
+def test_an_invalid_storage(files):
     assert "FLOWVAE_STORAGE: expected" in complaint(files, "--workers", "1", FLOWVAE_STORAGE="nonsense://x")
 
 
-def test_a_cluster_that_is_not_there(files):
+def test_an_unavailable_cluster(files):
     started = time.monotonic()
     line = complaint(files, RAY_ADDRESS="127.0.0.1:9")
     assert "RAY_ADDRESS: 127.0.0.1:9 cannot be reached" in line

@@ -1,4 +1,4 @@
-"""Runs killed by SIGKILL at random moments end with the very bytes of runs that were left alone."""
+"""Runs that are killed by SIGKILL at random moments end with the same bytes as uninterrupted runs."""
 
 import random
 import secrets
@@ -27,11 +27,11 @@ from killing import (
 from project import edit_params, fill, stage
 
 TWO = ("--workers", "2")
-RARER = {"FLOWVAE_CHECKPOINT_EVERY": "50 steps"}  # each takes Ray some tenths of a second
+RARER = {"FLOWVAE_CHECKPOINT_EVERY": "50 steps"}  # Ray takes some tenths of a second for a checkpoint
 
 
 def kill_often(project, times, *arguments, seconds, **changes):
-    """Start a run again and again, each time killing it some moment after its first checkpoint; let the last finish."""
+    """Start a run several times and kill it at a random moment after its first checkpoint; let the last one finish."""
     for killed in range(times):
         started = time.time()
         process = start(project, *arguments, **changes)
@@ -48,7 +48,7 @@ def times_resumed(project):
 
 
 def check_killed(project, times, *arguments, epochs, seconds, **changes):
-    """A run that is killed so often resumes each time, and ends like one that was left alone."""
+    """Check that a run that is killed several times resumes each time, and ends like an uninterrupted one."""
     slow_down(project, epochs)
     expected = undisturbed(project, *arguments, **changes)
     kill_often(project, times, *arguments, seconds=seconds, **changes)
@@ -65,15 +65,15 @@ def test_a_run_of_another_configuration_is_not_resumed(files):
     process = start(files)
     assert wait_for(lambda: has_checkpoint(files), process)
     kill_group(process)
-    left = list((files / "checkpoints").iterdir())
+    before = list((files / "checkpoints").iterdir())
     edit_params(files, lambda params: params["training"].update(weight_decay=0.5))
     finish(start(files), files)
     assert times_resumed(files) == 0
-    assert list((files / "checkpoints").iterdir()) == left
+    assert list((files / "checkpoints").iterdir()) == before
 
 
 def test_a_disk_that_fills_leaves_the_last_checkpoints(files, small_disk):
-    """The next run says so in one line; once there is room, one goes on to the same bytes."""
+    """The next run reports it in one line; once there is room, a run resumes and ends with the same bytes."""
     slow_down(files, 10)
     expected = undisturbed(files)
     shutil.rmtree(files / "checkpoints")
@@ -102,7 +102,7 @@ def test_a_process_killed_many_times(files):
 
 @pytest.mark.slow
 def test_killed_ray_workers(files):
-    """The group starts again by itself."""
+    """The group restarts by itself."""
     slow_down(files, 50)
     expected = undisturbed(files, *TWO, **RARER)
     process = start(files, *TWO, **RARER)
@@ -128,20 +128,20 @@ def test_a_killed_ray_driver(files):
 
 @pytest.mark.slow
 def test_a_node_that_leaves_a_cluster_of_two(files, tmp_path):
-    """One CPU each, so the group needs both; another node comes for the one that left."""
+    """Each node has one CPU, so the group needs both; another node replaces the one that left."""
     slow_down(files, 50)
     expected = undisturbed(files, *TWO, **RARER, FLOWVAE_CPUS_PER_WORKER="1")
     (tmp_path / "token").write_text(secrets.token_hex(32))
     address = f"127.0.0.1:{free_port()}"
-    where = {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
-    where |= RARER | {"FLOWVAE_STORAGE": str(files / "checkpoints")}
+    cluster = {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
+    cluster |= RARER | {"FLOWVAE_STORAGE": str(files / "checkpoints")}
     with ExitStack() as nodes:
         port = address.rpartition(":")[2]
         head = ("--head", f"--port={port}", "--node-ip-address=127.0.0.1", "--dashboard-port=0")
         nodes.enter_context(ray_node(tmp_path / "head", *head))
         wait_for(lambda: "Ray runtime started" in (tmp_path / "head/output.txt").read_text())
         leaving = nodes.enter_context(ray_node(tmp_path / "second", f"--address={address}"))
-        process = start(files, *TWO, **where)
+        process = start(files, *TWO, **cluster)
         try:
             for i in range(2):
                 assert wait_for(lambda i=i: has_checkpoint(files) and times_resumed(files) == i, process)

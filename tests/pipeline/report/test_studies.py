@@ -90,7 +90,7 @@ def test_a_curve_has_the_mean_over_finished_seeds():
 
 
 def test_intervals_are_those_of_student():
-    """The quantile for three values, thus two degrees of freedom, has a closed form: p sqrt(2 / (1 - p^2)), p = 0.95."""
+    """For three values, hence two degrees of freedom, the quantile is p sqrt(2 / (1 - p^2)) with p = 0.95."""
     values = [1.0, 2.0, 4.0]
     quantile = 0.95 * math.sqrt(2 / (1 - 0.95**2))
     assert half_width(values) == pytest.approx(quantile * stdev(values) / math.sqrt(3))

@@ -36,7 +36,7 @@ def write(text: str) -> Damage:
 
 
 def edit_json(*keys: str, value: object) -> Damage:
-    """Set a value; None deletes it."""
+    """Set a value, or delete it if it is None."""
 
     def edit(path: Path) -> None:
         content = part = json.loads(path.read_text())
@@ -51,8 +51,8 @@ def edit_json(*keys: str, value: object) -> Damage:
     return edit
 
 
-def vouched(content: bytes) -> Damage:
-    """Other contents, with a checksum made anew in the metadata."""
+def with_checksum(content: bytes) -> Damage:
+    """Replace the contents, and their checksum in the metadata."""
 
     def replace(path: Path) -> None:
         path.write_bytes(content)
@@ -68,12 +68,12 @@ def npy(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-# name: (stage, file, damage, what the line says besides the file)
+# name: (stage, file, damage, part of the message, which also names the file)
 FILES = {
     "source missing": (PREPARE, "data/source.json", remove, "cannot be read"),
     "source not JSON": (PREPARE, "data/source.json", truncate, "damaged"),
     "source without its key": (PREPARE, "data/source.json", write("{}"), "damaged"),
-    "source unheard of": (PREPARE, "data/source.json", write('{"source": "svhn"}'), "damaged"),
+    "source that the settings do not allow": (PREPARE, "data/source.json", write('{"source": "svhn"}'), "damaged"),
     "array truncated": (TRAIN, f"{PREPARED}/train.npy", truncate, "checksum"),
     "byte flipped in array": (TRAIN, f"{PREPARED}/valid.npy", flip, "checksum"),
     "array missing": (TRAIN, f"{PREPARED}/train.npy", remove, "cannot be read"),
@@ -81,16 +81,16 @@ FILES = {
     "array of another shape": (
         TRAIN,
         f"{PREPARED}/train.npy",
-        vouched(npy(np.zeros((4000, 1, 14, 14), np.uint8))),
+        with_checksum(npy(np.zeros((4000, 1, 14, 14), np.uint8))),
         "expected shape (4000, 1, 28, 28), got (4000, 1, 14, 14)",
     ),
     "array of another type": (
         TRAIN,
         f"{PREPARED}/train.npy",
-        vouched(npy(np.zeros((4000, 1, 28, 28), np.float64))),
+        with_checksum(npy(np.zeros((4000, 1, 28, 28), np.float64))),
         "uint8",
     ),
-    "no array": (TRAIN, f"{PREPARED}/train.npy", vouched(b"0 1 0 1"), "prepare"),
+    "no array": (TRAIN, f"{PREPARED}/train.npy", with_checksum(b"0 1 0 1"), "prepare"),
     "metadata missing": (TRAIN, f"{PREPARED}/metadata.json", remove, "cannot be read"),
     "metadata not JSON": (TRAIN, f"{PREPARED}/metadata.json", truncate, "damaged"),
     "metadata lack a key": (TRAIN, f"{PREPARED}/metadata.json", edit_json("counts", value=None), "damaged"),
@@ -118,8 +118,10 @@ FILES = {
     "curve with a word": (REPORT, "curves/vae-0.csv", write("epoch,train_negative_elbo\na,b\n"), "damaged"),
     "samples missing": (REPORT, "reports/figures/samples/vae-0.png", remove, "cannot be read"),
     "interpolation missing": (REPORT, "reports/figures/interpolation.png", remove, "cannot be read"),
+    "study missing": (REPORT, "reports/studies/depth.csv", remove, "run dvc repro"),
+    "study damaged": (REPORT, "reports/studies/stability.csv", write("family\nnone\n"), "dvc repro -f study@stability"),
 }
-# What report says of a run whose files are there and do not hold what they should.
+# Files that can be read, but do not contain what they should; the message names the run.
 RUNS = {
     "metrics lack a key": ("metrics/vae-0.json", edit_json("nll_nats", value=None), "nll_nats"),
     "metrics with a string": ("metrics/vae-0.json", edit_json("nll_nats", value="low"), "nll_nats"),
@@ -137,7 +139,7 @@ def test_damaged_file(files, complaint, arguments, file, damage, says):
     assert says in line
 
 
-def test_config_that_does_not_fit_the_weights(files, complaint):
+def test_config_that_does_not_match_the_weights(files, complaint):
     edit_json("vae", "model", "latent_shape", value=[6])(files / MODEL / "config.json")
     line = complaint(files, *EVALUATE)
     assert f"{MODEL}/model.safetensors" in line
@@ -161,8 +163,8 @@ def test_two_protocols_in_one_table(files, complaint):
     assert (files / "reports/results.csv").read_bytes() == before
 
 
-def test_undamaged_files_make_no_complaint(files, run_stage):
-    """So that the damage above is what the stages complain about; and the same bytes come again."""
+def test_undamaged_files_give_no_message_and_the_same_bytes(files, run_stage):
+    """So the messages above are about the damage."""
     before = {path: path.read_bytes() for path in files.rglob("*") if path.is_file()}
     for arguments in (PREPARE, TRAIN, EVALUATE, INTERPOLATE, REPORT):
         assert run_stage(files, *arguments).code == 0

@@ -1,4 +1,4 @@
-"""fetch and prepare of every data set by its name, from small files in the formats of the real ones."""
+"""fetch and prepare for every data set, from small files in the formats of the real ones."""
 
 import json
 import os
@@ -20,7 +20,7 @@ GREY = ("fashion-mnist", "kmnist", "emnist", "omniglot")
 
 
 def choose(project, name, binarization="none", **sections):
-    """Change data.name, and what must fit."""
+    """Change data.name, and the settings that must fit."""
 
     def edit(params):
         params["data"].update(name=name, binarization=binarization)
@@ -36,7 +36,7 @@ def choose(project, name, binarization="none", **sections):
 
 @pytest.fixture
 def project(tmp_path):
-    """params.yaml and dvc.yaml alone."""
+    """A folder with only params.yaml and dvc.yaml."""
     folder = tmp_path / "project"
     folder.mkdir()
     for name in ("params.yaml", "dvc.yaml"):
@@ -65,7 +65,7 @@ def load(project, name):
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_set_by_its_name(project, run_stage, tmp_path, monkeypatch, name):
+def test_a_data_set_is_selected_by_its_name(project, run_stage, tmp_path, monkeypatch, name):
     put_on_disk(name, tmp_path / "root", monkeypatch)
     choose(project, name)
     for stage in ("fetch", "prepare"):
@@ -92,8 +92,8 @@ def test_grey_sets_become_bits(project, run_stage, tmp_path, monkeypatch, name, 
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_set_that_cannot_be_had(project, complaint, tmp_path, name):
-    """One line says where to put which files."""
+def test_an_unavailable_data_set(project, complaint, tmp_path, name):
+    """One line says which files to put where."""
     choose(project, name)
     line = complaint(project, "fetch", FLOWVAE_DATA_ROOT=str(tmp_path / "root"))
     assert "no mirror answers" in line and str(tmp_path / "root") in line and "data/raw" in line
@@ -106,17 +106,17 @@ def test_celeba_says_which_files_go_where(project, complaint):
     assert "img_align_celeba" in line and "list_eval_partition.txt" in line and "into FOLDER/celeba" in line
 
 
-def test_prepared_images_stay_where_the_files_are_gone(project, run_stage, tmp_path, monkeypatch):
+def test_prepared_images_are_kept_without_their_source_files(project, run_stage, tmp_path, monkeypatch):
     put_on_disk("svhn", tmp_path / "root", monkeypatch)
     choose(project, "svhn")
     for stage in ("fetch", "prepare"):
         run_stage(project, stage, FLOWVAE_DATA_ROOT=str(tmp_path / "root"))
-    found = (project / "data/source.json").read_bytes()
+    before = (project / "data/source.json").read_bytes()
     assert run_stage(project, "fetch") == (0, [])
-    assert (project / "data/source.json").read_bytes() == found
+    assert (project / "data/source.json").read_bytes() == before
 
 
-def test_a_folder_of_ones_own(project, run_stage, images):
+def test_a_folder_of_images(project, run_stage, images):
     choose(project, "folder", folder={"path": str(images), "size": [8, 12]})
     for stage in ("fetch", "prepare"):
         assert run_stage(project, stage) == (0, [])
@@ -131,14 +131,14 @@ def test_a_folder_of_ones_own(project, run_stage, images):
 
 
 @pytest.mark.parametrize("path", ["nowhere", "params.yaml"])
-def test_a_folder_that_is_none(project, complaint, path):
+def test_a_path_that_is_no_folder(project, complaint, path):
     choose(project, "folder", folder={"path": path})
     assert complaint(project, "fetch").startswith(f"data.folder.path: {project / path}: cannot be read")
 
 
 @pytest.fixture
 def some_corrupt(images):
-    """3 of 60 cannot be read."""
+    """A folder of 60 images, of which 3 cannot be read."""
     for i in (7, 8, 50):
         (images / f"{i:05d}.png").write_bytes(b"no image")
     return images
@@ -148,7 +148,9 @@ def test_corrupt_images_are_refused(project, run_stage, complaint, some_corrupt)
     choose(project, "folder", folder={"path": str(some_corrupt)})
     run_stage(project, "fetch")
     line = complaint(project, "prepare")
-    assert line.startswith("data.max_corrupt: 3 of 60 images cannot be read, and 0.0 of them may be so; the first is ")
+    assert line.startswith(
+        "data.max_corrupt: 3 of 60 images cannot be read, and the limit is a fraction of 0.0; the first is "
+    )
     assert str(some_corrupt) in line and "logs/prepare/corrupt.txt lists all" in line
     listed = (project / "logs/prepare/corrupt.txt").read_text().splitlines()
     assert {Path(entry.partition(": ")[0]).name for entry in listed} == {"00007.png", "00008.png", "00050.png"}
@@ -157,42 +159,42 @@ def test_corrupt_images_are_refused(project, run_stage, complaint, some_corrupt)
         Path(entry.partition(": ")[0]).unlink()
     run_stage(project, "fetch")
     assert run_stage(project, "prepare").code == 0
-    assert not (project / "logs/prepare/corrupt.txt").exists()  # it was of the run before
+    assert not (project / "logs/prepare/corrupt.txt").exists()  # the list of the failed run
 
 
-def test_corrupt_images_below_the_limit_are_left_out_and_said_so(project, run_stage, some_corrupt):
+def test_corrupt_images_below_the_limit_are_skipped_and_reported(project, run_stage, some_corrupt):
     choose(project, "folder", folder={"path": str(some_corrupt)}, max_corrupt=0.05)
     run_stage(project, "fetch")
     code, errors = run_stage(project, "prepare")
     assert code == 0 and len(errors) == 4
-    assert sum(line.startswith(f"prepare: left out {some_corrupt}") for line in errors) == 3
+    assert sum(line.startswith(f"prepare: skipped {some_corrupt}") for line in errors) == 3
     metadata = metadata_of(project)
     assert sum(metadata["counts"].values()) == 57 and sum(metadata["corrupt"].values()) == 3
     assert errors[-1] == metadata["banner"]
-    assert metadata["banner"].startswith("CORRUPT IMAGES LEFT OUT: 3 of 60 images could not be read (")
+    assert metadata["banner"].startswith("CORRUPT IMAGES SKIPPED: 3 of 60 images could not be read (")
     assert len(load(project, "test_labels")) == metadata["counts"]["test"]
 
 
-def test_a_limit_that_is_raised_decodes_again_only_beside_what_could_not_be_read(
+def test_with_a_higher_limit_only_chunks_with_corrupt_images_are_decoded_again(
     project, run_stage, some_corrupt, monkeypatch
 ):
-    """What has to be tried again may be in order by now; the other chunks are taken as they lie there."""
+    """Corrupt files may have been repaired in the meantime; all other chunks are reused as they are on disk."""
     monkeypatch.setattr(decoding, "CHUNK", 10)
     choose(project, "folder", folder={"path": str(some_corrupt)})
     run_stage(project, "fetch")
     assert run_stage(project, "prepare").code == 1
-    (work,) = (project / "checkpoints").iterdir()
-    lines = map(json.loads, filter(None, (work / JOURNAL).read_text().splitlines()))
-    sound = {start for split, start, corrupt in lines if split == "train" and not corrupt}
-    (work / "train.raw").write_bytes(b"M" * (work / "train.raw").stat().st_size)
+    (decoded,) = (project / "checkpoints").iterdir()
+    lines = map(json.loads, filter(None, (decoded / JOURNAL).read_text().splitlines()))
+    undamaged = {start for split, start, corrupt in lines if split == "train" and not corrupt}
+    (decoded / "train.raw").write_bytes(b"M" * (decoded / "train.raw").stat().st_size)
     choose(project, "folder", max_corrupt=0.5)
     assert run_stage(project, "prepare").code == 0
-    taken = (load(project, "train") == 77).all((1, 2, 3))
+    reused = (load(project, "train") == ord("M")).all((1, 2, 3))
     metadata = metadata_of(project)
     num_train = metadata["counts"]["train"] + metadata["corrupt"]["train"]
-    assert taken.sum() == sum(min(10, num_train - start) for start in sound)
-    assert taken.any() and not taken.all()
-    assert not work.exists()
+    assert reused.sum() == sum(min(10, num_train - start) for start in undamaged)
+    assert reused.any() and not reused.all()
+    assert not decoded.exists()
 
 
 @pytest.fixture
@@ -214,8 +216,8 @@ def test_a_new_image_is_noticed(tracked, images):
 PREPARED = ("train.npy", "valid.npy", "test.npy", "test_labels.npy", "metadata.json")
 
 
-def test_killed_and_run_again_the_bytes_are_those_of_a_run_left_alone(project, run_stage, tmp_path):
-    """By SIGKILL at any moment; DVC empties the folder of the arrays before each run."""
+def test_a_killed_prepare_resumes_and_writes_the_bytes_of_an_uninterrupted_one(project, run_stage, tmp_path):
+    """Killed by SIGKILL at random moments. DVC empties the folder of the arrays before each run."""
     write_images(tmp_path / "images", 1200, size=(200, 200))
     choose(project, "folder", folder={"path": str(tmp_path / "images"), "size": [64, 64]})
     for stage in ("fetch", "prepare"):
@@ -225,8 +227,8 @@ def test_killed_and_run_again_the_bytes_are_those_of_a_run_left_alone(project, r
     while True:
         shutil.rmtree(project / "data/prepared", ignore_errors=True)
         process = start_stage(project, "prepare", PYTHONPATH=str(ROOT))
-        begun = wait_for(lambda: list((project / "checkpoints").glob(f"prepare-*/{JOURNAL}")), process)
-        assert begun or process.wait() == 0, (project / "output.txt").read_text()
+        started = wait_for(lambda: list((project / "checkpoints").glob(f"prepare-*/{JOURNAL}")), process)
+        assert started or process.wait() == 0, (project / "output.txt").read_text()
         if kills == 4:
             break
         a_moment(0.7)

@@ -1,4 +1,4 @@
-"""Which images the stage interpolate joins."""
+"""Which pairs of images the stage `interpolate` joins."""
 
 import json
 
@@ -17,14 +17,14 @@ def draws(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def test_labels_differ_where_there_are_labels():
+def test_labels_of_a_pair_differ():
     pairs = pairs_to_join(LABELS, 10, draws())
     assert pairs.shape == (10, 2)
     assert (LABELS[pairs[:, 0]] != LABELS[pairs[:, 1]]).all()
 
 
 @pytest.mark.parametrize("num_pairs", [1, 10, 30])
-def test_any_pairs_where_there_are_none(num_pairs):
+def test_without_labels_any_images_are_paired(num_pairs):
     pairs = pairs_to_join(NONE, num_pairs, draws())
     assert pairs.shape == (num_pairs, 2)
     assert len(set(pairs.flatten().tolist())) == 2 * num_pairs
@@ -33,8 +33,8 @@ def test_any_pairs_where_there_are_none(num_pairs):
 
 
 @pytest.mark.parametrize("labels", [[1], [], [2] * 9, [0] * 8 + [1]], ids=str)
-def test_as_many_pairs_as_there_are(labels):
-    """Labels that are all alike are none."""
+def test_fewer_pairs_if_there_are_no_more(labels):
+    """Labels that are all equal count as no labels."""
     assert pairs_to_join(torch.tensor(labels), 8, draws()).shape == (1 if len(set(labels)) > 1 else len(labels) // 2, 2)
 
 

@@ -1,4 +1,4 @@
-"""prepare on the real MNIST files, where FLOWVAE_DATA_ROOT has them."""
+"""prepare on the real MNIST files, if FLOWVAE_DATA_ROOT has them."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ COUNTS = {"train": 50_000, "valid": 10_000, "test": 10_000}
 
 @pytest.fixture
 def prepare(run_stage, data_root, tmp_path, reproduced):
-    """Run fetch and prepare with one binarization; the metadata and the arrays."""
+    """Run fetch and prepare with one binarization. Returns: the metadata and the arrays."""
 
     def run(binarization: str) -> tuple[dict, dict[str, np.ndarray]]:
         for name in ("params.yaml", "dvc.yaml"):
@@ -61,7 +61,7 @@ def test_dynamic_keeps_grey_values(prepare):
     assert 0.12 < ink(arrays) / 255 < 0.14
 
 
-def test_static_draws_follow_the_seed_and_the_grey_values(prepare, tmp_path):
+def test_static_draws_depend_on_the_seed_and_the_grey_values(prepare):
     _, arrays = prepare("static")
     first = arrays["test"][:2000].copy()
     threshold = prepare("threshold")[1]["test"][:2000].copy()
@@ -74,8 +74,8 @@ def test_static_draws_follow_the_seed_and_the_grey_values(prepare, tmp_path):
     assert (threshold == (grey > 127)).all()
 
 
-def test_larochelle_labels_fit_its_images(prepare):
-    """Sorted by digit: ones have the least ink, and zeros much."""
+def test_larochelle_labels_match_its_images(prepare):
+    """The images are sorted by digit; ones have the least ink, and zeros the most."""
     _, arrays = prepare("larochelle")
     amount = [arrays["test"][arrays["test_labels"] == digit].mean() for digit in range(10)]
     assert np.argmin(amount) == 1 and np.argmax(amount) == 0

@@ -1,4 +1,4 @@
-"""Data folders, devices and disks that are not as they should be: exit code 1 and one line."""
+"""Missing or damaged data folders, unavailable devices and full disks: exit code 1 and one line."""
 
 import gzip
 import json
@@ -28,7 +28,7 @@ def set_source(project: Path, source: str) -> None:
 
 @pytest.fixture
 def junk(tmp_path) -> Path:
-    """A data folder with all the right names and nothing right in them."""
+    """A data folder in which all files have the right names and the wrong contents."""
     root = tmp_path / "junk"
     for name in MNIST_FILES:
         write(root / "MNIST/raw" / name, b"junk")
@@ -77,7 +77,7 @@ def test_larochelle_damaged(files, complaint, junk, content):
 
 @pytest.mark.parametrize("name", MNIST_FILES)
 def test_mnist_file_missing(files, complaint, junk, name):
-    """Fetch finds no MNIST; prepare, if the file went in between, names it."""
+    """fetch does not find MNIST; prepare names the file if it was removed between the two."""
     (junk / "MNIST/raw" / name).unlink()
     ask_for(files, fallback=False)
     assert complaint(files, "fetch", FLOWVAE_DATA_ROOT=str(junk)).startswith("data.fallback: ")
@@ -113,7 +113,7 @@ def test_mnist_file_damaged(files, complaint, data_root, tmp_path, name, damage)
 
 
 @pytest.mark.parametrize("device", ["nonsense", "cuda:97", "cpu:x"])
-def test_device_that_is_not_there(files, complaint, device):
+def test_unavailable_device(files, complaint, device):
     assert complaint(files, *TRAIN, FLOWVAE_DEVICE=device).startswith(f"FLOWVAE_DEVICE: {device!r} cannot be used")
 
 
@@ -135,7 +135,7 @@ def test_loss_that_is_not_finite(files, complaint):
 
 
 def move(folder: Path, disk: Path) -> None:
-    """Put a folder on the disk, with a link where it was; what is too big for the disk is dropped."""
+    """Move a folder to the disk and leave a link; files that are too big for the disk are removed."""
     for path in folder.rglob("*"):
         if path.is_file() and path.stat().st_size > DISK // 2:
             path.unlink()
@@ -162,7 +162,7 @@ def test_full_disk_in_prepare(files, complaint, small_disk):
         ("reports", "reports/results.csv", ("report",)),
     ],
 )
-def test_full_disk_later(files, complaint, small_disk, folder, file, arguments):
+def test_full_disk_in_later_stages(files, complaint, small_disk, folder, file, arguments):
     move(files / folder, small_disk)
     fill(small_disk)
     before = contents(small_disk)
@@ -173,7 +173,7 @@ def test_full_disk_later(files, complaint, small_disk, folder, file, arguments):
 
 
 def test_user_sees_one_line_and_no_traceback(files, small_disk):
-    """As a user starts it: a process of its own."""
+    """In a process of its own, as a user starts it."""
     move(files / "data/prepared", small_disk)
     shutil.copytree(ROOT / "pipeline", files / "pipeline")
     shutil.copytree(ROOT / "flowvae", files / "flowvae")
@@ -183,14 +183,14 @@ def test_user_sees_one_line_and_no_traceback(files, small_disk):
     assert line.startswith("prepare: data/prepared/train.npy: ")
 
 
-def test_file_in_place_of_the_output_folder(files, complaint):
+def test_file_instead_of_the_output_folder(files, complaint):
     shutil.rmtree(files / "data/prepared")
     (files / "data/prepared").write_text("in the way")
     assert "data/prepared: " in complaint(files, "prepare")
     assert (files / "data/prepared").read_text() == "in the way"
 
 
-@pytest.mark.parametrize("arguments", [("train",), ("prepare", "--seed", "0"), ("bake",), ()], ids=" ".join)
+@pytest.mark.parametrize("arguments", [("train",), ("prepare", "--seed", "0"), ("study",), ("bake",), ()], ids=" ".join)
 def test_wrong_command_line(run_stage, tmp_path, arguments):
     with pytest.raises(SystemExit) as stopped:
         run_stage(tmp_path, *arguments)
