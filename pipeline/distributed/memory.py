@@ -30,7 +30,7 @@ def short_message(message: str) -> str:
 
 
 @contextmanager
-def failing_alone() -> Iterator[None]:
+def isolate_memory_failures() -> Iterator[None]:
     """Let a trial of Ray Tune that runs out of memory fail without the other trials.
 
     Tune creates its actor manager itself and accepts no other. So inside the block, the class is replaced in Tune's

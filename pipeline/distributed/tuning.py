@@ -23,7 +23,7 @@ from pipeline import paths
 from pipeline.distributed.arrays import local_arrays, share_arrays
 from pipeline.distributed.checkpoints import StoredCheckpoints
 from pipeline.distributed.cluster import connect
-from pipeline.distributed.memory import failing_alone
+from pipeline.distributed.memory import isolate_memory_failures
 from pipeline.distributed.remote import compute, worker_device
 from pipeline.distributed.searching import (
     num_samples,
@@ -142,7 +142,7 @@ def tuned(run: StudyRun, points: Sequence[Point] | None) -> list[dict[str, Any]]
                 verbose=1,
             ),
         )
-        with failing_alone():
+        with isolate_memory_failures():
             results = tuner.fit()
         rows = [row_of(run, find(result.config or {}), result) for result in results]
     finally:

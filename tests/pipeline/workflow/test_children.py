@@ -49,8 +49,9 @@ def test_a_leash_ends_everything_that_the_command_has_started(ending, command, s
 
 
 def test_a_leash_returns_the_exit_code_of_the_command():
-    ran = subprocess.run([sys.executable, str(LEASH), "sh", "-c", "exit 7"], stdin=subprocess.PIPE, check=False)
-    assert ran.returncode == 7
+    command = [sys.executable, str(LEASH), "sh", "-c", "exit 7"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:  # subprocess.run would close the leash at once
+        assert process.wait(30) == 7
 
 
 @pytest.fixture
