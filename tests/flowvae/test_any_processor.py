@@ -14,7 +14,14 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
-NUMERIC_TESTS = ["model", "training", "test_evaluation.py", "test_interpolation.py", "test_randomness.py"]
+NUMERIC_TESTS = [
+    "model",
+    "training",
+    "test_evaluation.py",
+    "test_interpolation.py",
+    "test_randomness.py",
+    "test_tolerances.py",
+]
 # The instructions of torch (ATEN_CPU_CAPABILITY), oneDNN (ONEDNN_MAX_CPU_ISA) and MKL (MKL_CBWR), and the threads;
 # None stands for the newest instructions. The first two and the last two are the extremes.
 PROCESSORS = [

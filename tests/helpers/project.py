@@ -63,7 +63,7 @@ def environment(project: Path, **changes: str) -> dict[str, str]:
     return kept | {
         "PATH": f"{folder}{os.pathsep}{kept['PATH']}",
         "VIRTUAL_ENV": str(folder.parent),
-        "PYTHONPATH": str(project),
+        "PYTHONPATH": f"{project}{os.pathsep}{ROOT}",  # some projects of tests have no code of their own
         "PYTHONDONTWRITEBYTECODE": "1",
         "OMP_NUM_THREADS": "1",
         "COLUMNS": "200",
