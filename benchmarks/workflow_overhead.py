@@ -47,9 +47,9 @@ def measure() -> list[Entry]:
                     times.setdefault((name, state), []).append(seconds)
     stale, unchanged = ({name: median(times[name, state]) for name in commands} for state in ("stale", "unchanged"))
     conditions = (
-        f"medians of {ROUNDS} rounds: {num_stages} stages evaluate, seconds each, by dvc repro {stale['plain']:.1f} s, "
-        f"by the workflow one at a time {stale['workflow']:.1f} s; nothing stale: {unchanged['plain']:.1f} s, "
-        f"{unchanged['workflow']:.1f} s"
+        f"medians of {ROUNDS} rounds: {num_stages} evaluate stages of a few seconds each: "
+        f"dvc repro {stale['plain']:.1f} s, workflow one at a time {stale['workflow']:.1f} s; "
+        f"nothing stale: dvc repro {unchanged['plain']:.1f} s, workflow {unchanged['workflow']:.1f} s"
     )
     overhead, fixed_overhead = (times_of["workflow"] - times_of["plain"] for times_of in (stale, unchanged))
     return [
