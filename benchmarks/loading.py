@@ -3,7 +3,7 @@
 Prediction: a batch of 128 colour images of 64 x 64 is 1.5 MB. From memory, or from a memory map whose pages are all
 cached, gathering it takes 0.3 ms (cache misses at about 5 GB/s): 400,000 images/s. From a cold disk, each image is one
 or two reads. 128 of them one after another, at 0.1 to 0.5 ms each, take 20 to 50 ms: 3,000 to 6,000 images/s. If the
-kernel is told about all of them at once, it requests them from the disk in parallel: up to ten times as fast, limited
+kernel knows all of them in advance, it requests them from the disk in parallel: up to ten times as fast, limited
 by the disk's bandwidth (a separate trial: 3,450 and 29,500 images/s). That the array does not fit into memory changes
 nothing, because each page is read once per epoch in any case. A step of a small convolutional VAE on such a batch takes
 80 ms on two cores. So with batches gathered ahead, a step takes 1.00 to 1.02 times as long as from memory if the pages

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -145,34 +146,14 @@ def fit_run(
     check_precision(spec.training.precision, device)
     images, valid = (open_images(spec.prepared, split, device) for split in ("train", "valid"))
     vae = build_vae(spec.vae, seed=spec.seed).to(device)
+    train = partial(fit, vae, images, valid, spec.training, seed=spec.seed, workers=workers, checkpoints=checkpoints)
     if not is_main:
         watch = Stopwatch(spec.training.batch_size)
-        records = fit(
-            vae,
-            images,
-            valid,
-            spec.training,
-            seed=spec.seed,
-            workers=workers,
-            checkpoints=checkpoints,
-            on_step=watch.on_step,
-            on_epoch=on_epoch,
-        )
+        records = train(on_step=watch.on_step, on_epoch=on_epoch)
         return FittedRun(vae, records, watch.images_per_second, device_text(device))
     with TrainingProgress(spec.name, spec.logs, len(images), epochs_for(len(images), spec.training)) as progress:
         on_step = StepProfiler(spec.logs, spec.name).then(progress.on_step) if spec.profile else progress.on_step
-        records = fit(
-            vae,
-            images,
-            valid,
-            spec.training,
-            seed=spec.seed,
-            workers=workers,
-            checkpoints=checkpoints,
-            on_step=on_step,
-            on_epoch=progress.on_epoch,
-            on_halving=progress.on_halving,
-        )
+        records = train(on_step=on_step, on_epoch=progress.on_epoch, on_halving=progress.on_halving)
     return FittedRun(vae, records, progress.images_per_second, device_text(device))
 
 

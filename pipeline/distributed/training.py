@@ -54,11 +54,16 @@ def run_storage(spec: RunSpec, placement: Placement) -> Storage:
     return Storage.of(placement.storage, spec.run_id)
 
 
-def fit_on_ray(spec: RunSpec, placement: Placement) -> FittedRun:
+def fit_on_ray(spec: RunSpec, placement: Placement, storage: Storage) -> FittedRun:
     """Fit on Ray's workers, from the last checkpoint of the same run if there is one.
 
     If a worker or node dies, Ray restarts the group from the last checkpoint, with as many workers as there is room
     for. If the driver dies, the same command resumes the run.
+
+    Args:
+        spec: what to fit.
+        placement: of the group.
+        storage: of the run.
 
     Raises:
         InputError: Ray is unavailable, the run failed too often, or a worker found a mistake of the user's.
@@ -68,7 +73,7 @@ def fit_on_ray(spec: RunSpec, placement: Placement) -> FittedRun:
         share_arrays(spec.prepared, placement.storage)
     connect(placement)
     try:
-        return fit_group(spec, placement, run_storage(spec, placement))
+        return fit_group(spec, placement, storage)
     finally:
         ray.shutdown()
 

@@ -69,11 +69,8 @@ def read_study(params: Params, name: str, metadata: Metadata) -> StudyResult:
         rows = [{key: parse(key, text, varied) for key, text in row.items()} for row in read_csv(path)]
     except (ValueError, TypeError) as error:
         raise InputError(f"{path}: damaged ({error}); run dvc repro -f study@{name}") from error
-    if (
-        missing := {"family", "num_transforms", "status", *(column.name for column in BOUNDS)} - {*rows[0]}
-        if rows
-        else {"rows"}
-    ):
+    expected = {"family", "num_transforms", "status", *(column.name for column in BOUNDS)}
+    if missing := expected - rows[0].keys() if rows else {"rows"}:
         raise InputError(f"{path}: damaged, lacks {', '.join(sorted(missing))}; run dvc repro -f study@{name}")
     flows = {family: next(iter(depths.values())).flow for family, depths in config.families.items()}
     return StudyResult(name, flows, rows, title_of(name, rows, config.seeds, metadata))

@@ -93,4 +93,5 @@ def fit_at(placement: Placement, spec: RunSpec) -> tuple[FittedRun, Callable[[],
         return fit_locally(spec, checkpoints), checkpoints.remove
     from pipeline.distributed.training import fit_on_ray, run_storage
 
-    return fit_on_ray(spec, placement), run_storage(spec, placement).remove
+    storage = run_storage(spec, placement)
+    return fit_on_ray(spec, placement, storage), storage.remove

@@ -1,6 +1,6 @@
 """The figure of a study: how each term of the bound, gradients and divergence change with depth."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -29,6 +29,7 @@ LEVEL = 0.95
 MIN_TICK_RATIO = 1.3  # between two ticks on the logarithmic axis
 MARKERS = "sD^vPX<>"
 Published = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]  # points by term by source
+Colors = Mapping[str, tuple[float, ...]]  # by family
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,11 @@ def study_figure(study: StudyResult, metadata: Metadata, path: Path) -> None:
         by_flow = {flow: published_points(flow, metadata) for flow in study.flows.values()}
         depths: set[int] = set()
         published_depths: set[int] = set()
+        colors = colors_of(study)
         for panel, name in zip(panels.flat, PANELS, strict=True):
-            depths |= draw_panel(panel, study, name)
+            depths |= draw_panel(panel, study, colors, name)
             if name in TERMS:
-                published_depths |= draw_published(panel, study, by_flow, name)
+                published_depths |= draw_published(panel, study, colors, by_flow, name)
             panel.set(ylabel=LABELS[name])
         for panel in panels.flat:
             depth_axis(panel, depths | apart_from(depths, published_depths))
@@ -77,17 +79,23 @@ def study_figure(study: StudyResult, metadata: Metadata, path: Path) -> None:
         save_png(figure, path)
 
 
-def draw_panel(panel: Axes, study: StudyResult, name: str) -> set[int]:
+def colors_of(study: StudyResult) -> Colors:
+    """A colour for each family that has transformations."""
+    deep = [family for family in study.flows if set(by_depth(study.family(family))) != {0}]
+    return {family: family_color(position) for position, family in enumerate(deep)}
+
+
+def draw_panel(panel: Axes, study: StudyResult, colors: Colors, name: str) -> set[int]:
     """Draw one column of every family.
 
     Returns:
         All depths in the panel.
     """
-    position, depths = 0, set()
+    depths: set[int] = set()
     for family in study.flows:
         rows = study.family(family)
         curve = divergence_curve(rows) if name == DIVERGED else curve_of(rows, name)
-        if set(by_depth(rows)) == {0}:
+        if family not in colors:
             for value in curve.means:  # none if the trial did not finish
                 panel.axhline(value, color=BASE_COLOR, linestyle="--", linewidth=1, label=f"{family}, k = 0")
             continue
@@ -95,14 +103,13 @@ def draw_panel(panel: Axes, study: StudyResult, name: str) -> set[int]:
             curve.depths,
             curve.means,
             curve.half_widths,
-            color=family_color(position),
+            color=colors[family],
             marker="o",
             markersize=4,
             capsize=2,
             label=family,
         )
         depths |= set(curve.depths)
-        position += 1
     if name == DIVERGED:
         panel.set(ylim=(-4, 104))
         if not any(map(has_diverged, study.rows)):
@@ -115,16 +122,19 @@ def draw_panel(panel: Axes, study: StudyResult, name: str) -> set[int]:
     return depths
 
 
-def draw_published(panel: Axes, study: StudyResult, by_flow: Mapping[str, Published], name: str) -> set[int]:
+def draw_published(
+    panel: Axes, study: StudyResult, colors: Colors, by_flow: Mapping[str, Published], name: str
+) -> set[int]:
     """Draw published values of one term, in the colour of the first family with that flow.
 
     Returns:
         All depths drawn.
     """
-    deep = [family for family in study.flows if set(by_depth(study.family(family))) != {0}]
+    by_first_family: dict[str, tuple[float, ...]] = {}
+    for family, color in colors.items():
+        by_first_family.setdefault(study.flows[family], color)
     depths = set()
-    for flow in dict.fromkeys(study.flows[family] for family in deep):
-        color = family_color(next(i for i, family in enumerate(deep) if study.flows[family] == flow))
+    for flow, color in by_first_family.items():
         for marker, (label, values) in zip(MARKERS, by_flow[flow].items()):
             if points := values[name]:
                 panel.plot(*zip(*points), color=color, marker=marker, mfc="none", ls=":", lw=0.8, label=label)
@@ -154,8 +164,12 @@ def best_group(rows: Sequence[Row]) -> list[Row]:
     for row in rows:
         others = str([value for name, value in row.items() if "." in name])  # columns that are paths of params
         groups.setdefault(others, []).append(row)
-    validation: Callable[[list[Row]], float] = lambda group: mean(row["valid_negative_elbo"] for row in group)  # noqa: E731
-    return min(groups.values(), key=validation)
+    return min(groups.values(), key=mean_validation)
+
+
+def mean_validation(rows: Sequence[Row]) -> float:
+    """Mean −ELBO on validation, in nats."""
+    return mean(row["valid_negative_elbo"] for row in rows)
 
 
 def divergence_curve(rows: Sequence[Row]) -> Curve:
