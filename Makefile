@@ -18,7 +18,7 @@ repro: $(VENV)/installed-pipeline
 
 # In under a minute: lint, types, and the quick tests of the library.
 check: lint
-	$(BIN)/python -m pytest -q -n 2 -m "not slow" tests/flowvae tests/test_layers.py
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not long" tests/flowvae tests/test_layers.py
 
 test: $(VENV)/installed-test lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"

@@ -12,7 +12,9 @@ from typing import Any
 import ray
 import torch
 from ray import tune
+from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.result import TRIAL_ID
 
 from flowvae.data.arrays import Metadata, read_metadata
 from flowvae.errors import InputError
@@ -78,7 +80,7 @@ class StudyRun:
         return trial_at(self.study, point, self.metadata, self.prepared)
 
     def stored_row(self, trial: Trial) -> dict[str, Any] | None:
-        """The row of a trial that ended in this run or an earlier one; its position may have had another name then."""
+        """The row of a trial that ended in this run or an earlier one, with the columns of its point in this study."""
         content = self.results.read(f"{trial.trial_id}.json")
         return json.loads(content) | trial.point.columns() if content else None
 
@@ -118,6 +120,7 @@ def tuned(run: StudyRun, points: Sequence[Point] | None) -> list[dict[str, Any]]
     storage = Storage.of(placement.storage, f"study-{study.name}")
     find = functools.partial(point_at, study, points)
     name = functools.partial(trial_name, find)
+    trials = Trials(study.name, len(points) if points else num_samples(study.config))
     try:
         tuner = tune.Tuner(
             tune.with_resources(functools.partial(run_as_worker, run=run, find=find), resources_of(placement)),
@@ -138,21 +141,23 @@ def tuned(run: StudyRun, points: Sequence[Point] | None) -> list[dict[str, Any]]
                 storage_path=storage.folder,
                 storage_filesystem=storage.filesystem,
                 failure_config=tune.FailureConfig(max_failures=placement.max_failures),
-                callbacks=[TrialCounter(study.name, len(points) if points else num_samples(study.config))],
+                callbacks=[trials],
                 verbose=1,
             ),
         )
         with isolate_memory_failures():
             results = tuner.fit()
-        rows = [row_of(run, find(result.config or {}), result) for result in results]
+        rows = [row_of(run, find(trials.config_of(result)), result) for result in results]
     finally:
         ray.shutdown()
     storage.remove()
     return rows
 
 
-class TrialCounter(tune.Callback):
+class Trials(tune.Callback):
     """Prints the number of trials that have ended, one line each time; Tune's table shows the rest.
+
+    Keeps the configurations: a result of Tune's has none if its trial ended before it reported anything.
 
     Args:
         name: of the study.
@@ -161,6 +166,7 @@ class TrialCounter(tune.Callback):
 
     def __init__(self, name: str, total: int) -> None:
         self.name, self.total, self.ended = name, total, 0
+        self.configs: dict[str, dict[str, Any]] = {}
 
     def on_trial_complete(self, **info: Any) -> None:
         self.ended += 1
@@ -168,6 +174,13 @@ class TrialCounter(tune.Callback):
 
     def on_trial_error(self, **info: Any) -> None:
         self.on_trial_complete(**info)
+
+    def on_experiment_end(self, trials: list[TuneTrial], **info: Any) -> None:
+        self.configs = {trial.trial_id: trial.config for trial in trials}
+
+    def config_of(self, result: tune.Result) -> dict[str, Any]:
+        """The configuration of the trial that a result is of."""
+        return self.configs[(result.metrics or {})[TRIAL_ID]]
 
 
 def run_as_worker(config: dict[str, Any], *, run: StudyRun, find: FindPoint) -> None:

@@ -177,6 +177,7 @@ print("finished", flush=True)
 """
 
 
+@pytest.mark.long
 def test_killed_many_times(folder, tmp_path):
     """By SIGKILL at any moment: no process survives, finished chunks remain, and the bytes are the same in the end."""
     code = SLOW.format(path=sys.path, folder=str(folder), work=str(tmp_path / "work"))

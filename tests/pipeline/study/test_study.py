@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import psutil
 import pytest
-from killing import NO_PROXY, kill_group, start_stage, wait_for
+from killing import NO_PROXY, PATIENCE, kill_group, start_stage, wait_for
 from project import REAL_NVP, TINY, command, edit_params, stage, study_rows
 from ruamel.yaml import YAML
 
@@ -276,21 +276,44 @@ def test_a_killed_study_resumes(files):
     assert run_study(files) == expected
 
 
+def workers(process):
+    """The processes of the trials that run."""
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            name = " ".join(child.cmdline())
+            if name.startswith("ray::") and not any(word in name for word in ("IDLE", "Agent")):
+                found.append(child)
+    return found
+
+
 @pytest.mark.slow
 def test_a_trial_whose_worker_is_killed_is_retried(files):
     expected = undisturbed_study(files)
     process = start_stage(files, *DEPTH)
     assert wait_for(lambda: any(files.glob("checkpoints/*/*.safetensors")), process)
-    actors = []
-    for child in psutil.Process(process.pid).children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            name = " ".join(child.cmdline())
-            if name.startswith("ray::") and not any(word in name for word in ("IDLE", "Agent")):
-                actors.append(child)
-    assert actors, "no trial was running"
-    actors[0].kill()
+    running = workers(process)
+    assert running, "no trial was running"
+    running[0].kill()
     assert process.wait(300) == 0, (files / "output.txt").read_text()[-3000:]
     assert study_rows(files) == expected
+
+
+def test_trials_whose_workers_are_killed_before_their_first_report_are_recorded(files):
+    """Ray Tune returns them without their configuration."""
+    edit_study(files, settings={"training": {"epochs": 40, "batch_size": 100}})
+    process = start_stage(files, *DEPTH, FLOWVAE_MAX_FAILURES="1")
+    deadline = time.monotonic() + PATIENCE
+    while process.poll() is None:
+        assert time.monotonic() < deadline, (files / "output.txt").read_text()[-3000:]
+        with suppress(psutil.NoSuchProcess):
+            for worker in workers(process):
+                worker.kill()
+        time.sleep(0.01)
+    output = (files / "output.txt").read_text()
+    assert process.returncode == 1 and "study: no trial of depth finished; " in output.splitlines()[-1], output[-3000:]
+    rows = study_rows(files)
+    assert [row["status"] for row in rows] == ["failed"] * 3 and all(row["reason"] for row in rows)
 
 
 @pytest.mark.slow
