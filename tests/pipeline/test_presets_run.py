@@ -5,7 +5,7 @@ import json
 import tarfile
 
 import pytest
-from datafiles import WRITERS, put_on_disk
+from datafiles import WRITERS, extract, put_on_disk
 from killing import NO_PROXY
 from PIL import Image
 from project import ROOT, command, copy_project, dvc, edit_params, stage
@@ -89,7 +89,7 @@ def test_on_the_pictures_of_cifar10_in_a_folder(data_root, tmp_path, name):
         members = [member for member in archive if member.name.endswith(".png")]
         for part in ("/train/", "/test/"):
             chosen = [member for member in members if part in member.name][:NUM_IMAGES]
-            archive.extractall(tmp_path, chosen, filter="data")
+            extract(archive, tmp_path, chosen)
     edit_params(project, lambda params: params["data"].update(name="folder"))
     edit_params(project, lambda params: params["data"]["folder"].update(path=str(tmp_path / "cifar10")))
     dvc(project, "repro", **NO_PROXY)
