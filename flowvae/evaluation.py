@@ -10,9 +10,12 @@ from torch import Tensor
 
 from flowvae.config import Config, NonNegativeInt, PositiveInt
 from flowvae.data.images import ImageSet
-from flowvae.model.objectives import elbo, kl, log_mean_exp
-from flowvae.model.vae import VAE, LogDensities
-from flowvae.randomness import generator
+from flowvae.estimates import Estimate, ImageScores, mean_estimate, nll_estimate
+from flowvae.model.objectives import elbo, log_mean_exp, loss_terms
+from flowvae.model.vae import VAE
+from flowvae.randomness import NormalDraws, generator
+
+ACTIVE = 0.01  # variance of the posterior mean over images, above which a dimension is active
 
 
 class EvaluationConfig(Config):
@@ -27,14 +30,6 @@ class EvaluationConfig(Config):
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A mean over test images and its standard error."""
-
-    value: float
-    stderr: float
-
-
-@dataclass(frozen=True)
 class Evaluation:
     """Scores of one model on the test set; log densities in nats per image."""
 
@@ -43,13 +38,23 @@ class Evaluation:
     negative_elbo: Estimate
     nll: Estimate  # -log p(x), by importance sampling
     active_units: int
-    num_images: int
-    num_nll_images: int
+    images: ImageScores
+
+    @property
+    def num_images(self) -> int:
+        return len(self.images.negative_elbo)
+
+    @property
+    def num_nll_images(self) -> int:
+        return len(self.images.subset)
 
 
 @torch.inference_mode()
 def evaluate(vae: VAE, images: ImageSet, config: EvaluationConfig) -> Evaluation:
-    """Score a model. The noise depends only on `config.seed`, so all models are compared on the same draws.
+    """Score a model.
+
+    The noise is a function of `config.seed`, image and draw alone (`NormalDraws`). So all models are compared on the
+    same draws, and `config.chunk_size` changes no score but for rounding.
 
     -ELBO and its terms are means over all images and `num_elbo_samples` draws. NLL is the importance-weighted bound
     with `num_importance_samples` draws, arXiv:1509.00519, equation 8, with its sign changed. It needs one decoder pass
@@ -63,51 +68,54 @@ def evaluate(vae: VAE, images: ImageSet, config: EvaluationConfig) -> Evaluation
     """
     vae.eval()
     images = images.freeze(generator(images.device, config.seed, "binarization"))
-    negative_elbo, reconstruction, divergence, z_mean, z_variance = _elbo_pass(vae, images, config)
-    subset = torch.randperm(len(images), generator=generator("cpu", config.seed, "subset"))
-    subset = subset[: config.num_nll_images].sort().values.to(images.device)
-    nll, subset_negative_elbo = _nll_pass(vae, images, subset, config)
+    scores = score_images(vae, images, config)
     return Evaluation(
-        reconstruction=mean_estimate(reconstruction),
-        kl=mean_estimate(divergence),
-        negative_elbo=mean_estimate(negative_elbo),
-        nll=difference_estimate(negative_elbo.index_copy(0, subset, subset_negative_elbo), subset, nll),
-        active_units=active_units(z_mean, z_variance, config.num_elbo_samples),
-        num_images=len(images),
-        num_nll_images=len(subset),
+        reconstruction=mean_estimate(scores.reconstruction),
+        kl=mean_estimate(scores.kl),
+        negative_elbo=mean_estimate(scores.negative_elbo),
+        nll=nll_estimate(scores),
+        active_units=active_units(*posterior_moments(vae, images, config)),
+        images=scores,
     )
 
 
+@torch.inference_mode()
+def score_images(vae: VAE, images: ImageSet, config: EvaluationConfig) -> ImageScores:
+    """Compute the scores of each image; arguments as for `evaluate`, with values of the images that are fixed."""
+    negative_elbo, reconstruction, divergence = _elbo_pass(vae, images, config)
+    subset = torch.randperm(len(images), generator=generator("cpu", config.seed, "subset"))
+    subset = subset[: config.num_nll_images].sort().values.to(images.device)
+    nll, subset_negative_elbo, effective = _nll_pass(vae, images, subset, config)
+    columns = (negative_elbo, reconstruction, divergence, subset, nll, subset_negative_elbo, effective)
+    return ImageScores(*(column.cpu().numpy() for column in columns))
+
+
 def _elbo_pass(vae: VAE, images: ImageSet, config: EvaluationConfig) -> list[Tensor]:
-    """Compute the terms of the -ELBO of every image, as means over draws.
+    """Compute -ELBO, -log p(x|z) and KL of every image, as means over draws, in nats, shape (N,) each."""
+    draws, rows = NormalDraws(config.seed, "latent", vae.latent_dim), []
+    for indices in all_indices(images).split(max(1, config.chunk_size // config.num_elbo_samples)):
+        x = batch_of(images, indices, vae)
+        densities = vae(x, draws(indices, range(config.num_elbo_samples), x.dtype))
+        rows.append(loss_terms(densities))
+    return list(torch.cat(rows, dim=1))
+
+
+def _nll_pass(vae: VAE, images: ImageSet, subset: Tensor, config: EvaluationConfig) -> list[Tensor]:
+    """Compute -log p(x) of the n images of the subset and, on the same draws, -ELBO and the effective sample size.
 
     Returns:
-        -ELBO, -log p(x|z) and KL in nats, shape (N,) each, and mean and variance of zK, shape (N, D) each.
+        Three tensors of shape (n,).
     """
-    rows = []
-    num_samples = config.num_elbo_samples
-    all_indices = torch.arange(len(images), device=images.device)
-    for i, indices in enumerate(all_indices.split(max(1, config.chunk_size // num_samples))):
-        noise = generator(indices.device, config.seed, "latent", i)
-        densities = _log_densities(vae, images, indices, num_samples, noise)
-        terms = (-elbo(densities), -densities.log_likelihood, kl(densities), densities.z)
-        rows.append([term.mean(0) for term in terms] + [densities.z.var(0)])
+    num_samples, rows = config.num_importance_samples, []
+    draws = NormalDraws(config.seed, "importance", vae.latent_dim)
+    for indices in subset.split(max(1, config.chunk_size // num_samples)):
+        log_weights = log_importance_weights(vae, images, indices, num_samples, config.chunk_size, draws)
+        rows.append((-log_mean_exp(log_weights), -log_weights.mean(0), effective_sample_size(log_weights)))
     return [torch.cat(column) for column in zip(*rows, strict=True)]
 
 
-def _nll_pass(vae: VAE, images: ImageSet, subset: Tensor, config: EvaluationConfig) -> tuple[Tensor, Tensor]:
-    """Compute -log p(x) and, on the same draws, -ELBO of the n images of the subset, in nats, shape (n,) each."""
-    num_samples, rows = config.num_importance_samples, []
-    for i, indices in enumerate(subset.split(max(1, config.chunk_size // num_samples))):
-        noise = generator(indices.device, config.seed, "importance", i)
-        log_weights = log_importance_weights(vae, images, indices, num_samples, config.chunk_size, noise)
-        rows.append((-log_mean_exp(log_weights), -log_weights.mean(0)))
-    nll, negative_elbo = (torch.cat(column) for column in zip(*rows, strict=True))
-    return nll, negative_elbo
-
-
 def log_importance_weights(
-    vae: VAE, images: ImageSet, indices: Tensor, num_samples: int, chunk_size: int, noise: torch.Generator
+    vae: VAE, images: ImageSet, indices: Tensor, num_samples: int, chunk_size: int, draws: NormalDraws
 ) -> Tensor:
     """Compute log p(x, z) - log q(z|x) at draws z of the posterior.
 
@@ -117,50 +125,68 @@ def log_importance_weights(
         indices: of the images, shape (batch,).
         num_samples: S, draws per image.
         chunk_size: maximum number of latents decoded at once; a larger batch is decoded at once nevertheless.
-        noise: generator on the images' device.
+        draws: the noise.
 
     Returns:
         Log weights in nats, shape (num_samples, batch).
     """
-    samples_at_once = max(1, chunk_size // len(indices))
-    counts = (min(samples_at_once, num_samples - done) for done in range(0, num_samples, samples_at_once))
-    return torch.cat([elbo(_log_densities(vae, images, indices, count, noise)) for count in counts])
+    x, rows = batch_of(images, indices, vae), []
+    for numbers in split_range(num_samples, max(1, chunk_size // len(indices))):
+        rows.append(elbo(vae(x, draws(indices, numbers, x.dtype))))
+    return torch.cat(rows)
 
 
-def _log_densities(
-    vae: VAE, images: ImageSet, indices: Tensor, num_samples: int, noise: torch.Generator
-) -> LogDensities:
-    """Log densities at num_samples draws per image, shape (num_samples, batch)."""
-    dtype = next(vae.parameters()).dtype
-    x = images.batch(indices, dtype, noise)
-    shape = (num_samples, len(x), vae.latent_dim)
-    return vae(x, torch.randn(shape, dtype=dtype, device=x.device, generator=noise))
+def effective_sample_size(log_weights: Tensor) -> Tensor:
+    """Effective number of draws of an importance-weighted mean, (sum w)^2 / sum w^2 (Kong 1992).
 
-
-def mean_estimate(values: Tensor) -> Estimate:
-    """Mean and standard error of independent values, shape (N,)."""
-    values = values.double()
-    return Estimate(values.mean().item(), (values.std() / len(values) ** 0.5).item())
-
-
-def difference_estimate(cheap: Tensor, subset: Tensor, exact: Tensor) -> Estimate:
-    """Estimate the mean of an expensive quantity from a random subset and from a cheap approximation of it.
-
-        mean(cheap over all N) - mean(cheap - exact over the n of the subset)
-
-    The difference estimator of survey sampling (Cochran, Sampling Techniques, 1977, section 7.4). It is unbiased. The
-    difference cheap - exact varies much less between images than cheap or exact, so the estimate is about as precise
-    as one that measures all N. With n = N it is the plain mean.
+    It is 1 if a single draw has all the weight: then the mean, and so NLL, is unreliable, and its bound loose.
 
     Args:
-        cheap: the approximation, shape (N,).
-        subset: indices of a simple random sample, shape (n,).
-        exact: the expensive quantity on the subset, shape (n,).
+        log_weights: shape (S, batch).
+
+    Returns:
+        Shape (batch,), between 1 and S.
     """
-    cheap, exact = cheap.double(), exact.double()
-    gap = cheap[subset] - exact
-    variance = exact.var() / len(cheap) + gap.var() * (1 / len(gap) - 1 / len(cheap))
-    return Estimate((cheap.mean() - gap.mean()).item(), variance.sqrt().item())
+    return torch.exp(2 * torch.logsumexp(log_weights, 0) - torch.logsumexp(2 * log_weights, 0))
+
+
+def posterior_moments(vae: VAE, images: ImageSet, config: EvaluationConfig) -> tuple[Tensor, Tensor, int]:
+    """Estimate the mean and the variance of zK for every image from draws, which need no decoder.
+
+    Returns:
+        Mean and variance over the draws, shape (N, D) each, and the number of draws per image (`num_unit_samples`).
+    """
+    num_samples, rows = num_unit_samples(len(images)), []
+    draws = NormalDraws(config.seed, "units", vae.latent_dim)
+    for indices in all_indices(images).split(max(1, config.chunk_size // num_samples)):
+        x = batch_of(images, indices, vae)
+        z, _ = vae.posterior(x).rsample_and_log_prob(draws(indices, range(num_samples), x.dtype))
+        rows.append((z.mean(0), z.var(0)))
+    mean, variance = (torch.cat(column) for column in zip(*rows, strict=True))
+    return mean, variance, num_samples
+
+
+def num_unit_samples(num_images: int) -> int:
+    """Draws per image for which a dimension that equals the prior is 5 standard errors from counting as active.
+
+    The variance over N images of a mean of S draws with variance 1 is 1 / S, with a standard error of sqrt(2 / N) / S.
+    """
+    return max(2, math.ceil(5 / ACTIVE * math.sqrt(2 / num_images)))
+
+
+def batch_of(images: ImageSet, indices: Tensor, vae: VAE) -> Tensor:
+    """Images with fixed values, as a model sees them, shape (batch, C, H, W)."""
+    return images.batch(indices, next(vae.parameters()).dtype, torch.Generator(images.device))
+
+
+def all_indices(images: ImageSet) -> Tensor:
+    """Positions of all images, shape (N,)."""
+    return torch.arange(len(images), device=images.device)
+
+
+def split_range(stop: int, size: int) -> list[range]:
+    """0 to stop in ranges of `size` numbers, the last one of those that remain."""
+    return [range(start, min(start + size, stop)) for start in range(0, stop, size)]
 
 
 def bits_per_dim(nats: Estimate, image_shape: tuple[int, int, int]) -> Estimate:
@@ -169,7 +195,7 @@ def bits_per_dim(nats: Estimate, image_shape: tuple[int, int, int]) -> Estimate:
     return Estimate(nats.value / nats_per_bit, nats.stderr / nats_per_bit)
 
 
-def active_units(z_mean: Tensor, z_variance: Tensor, num_samples: int, threshold: float = 0.01) -> int:
+def active_units(z_mean: Tensor, z_variance: Tensor, num_samples: int, threshold: float = ACTIVE) -> int:
     """Number of latent dimensions whose posterior mean varies with the image.
 
     Dimension d is active if Var_x(E_q[z_d]) > threshold (arXiv:1509.00519, section 5.2). E_q is estimated by a mean of

@@ -9,6 +9,7 @@ PREPARED = Path("data/prepared")
 MODELS = Path("models")
 CURVES = Path("curves")
 METRICS = Path("metrics")
+SCORES = Path("scores")
 PROTOCOLS = METRICS / "protocol"
 REPORTS = Path("reports")
 STUDIES = REPORTS / "studies"

@@ -3,7 +3,8 @@
 from dataclasses import fields
 
 from flowvae.config import ImageShape
-from flowvae.evaluation import Estimate, Evaluation, bits_per_dim
+from flowvae.estimates import Estimate
+from flowvae.evaluation import Evaluation, bits_per_dim
 from flowvae.model.networks import plain_weights
 from flowvae.model.vae import VAE
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 # The folders and files of flowvae. Each line may import the lines above it, but not its neighbours on the same line.
 LAYERS = [
     ["config", "errors", "files", "randomness"],
-    ["model", "data"],
+    ["model", "data", "estimates"],
     ["training", "datasets", "evaluation", "interpolation"],
     ["__init__"],
 ]

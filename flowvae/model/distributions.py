@@ -77,8 +77,8 @@ class TransformedDistribution:
         Raises:
             NotImplementedError: the transform has no closed-form inverse.
         """
-        z0 = self.transform.inv(z)
-        return self.base.log_prob(z0) - self.transform.call_and_ladj(z0)[1]
+        z0, ladj = self.transform.inv_and_ladj(z)
+        return self.base.log_prob(z0) + ladj
 
     def push_loc(self) -> Tensor:
         """f(loc): the mean of the base, mapped by the flow, shape (batch, D)."""

@@ -1,6 +1,7 @@
 """Bounds on log p(x), one value per image."""
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -11,7 +12,7 @@ from flowvae.model.vae import LogDensities
 Objective = Literal["elbo", "importance_weighted"]
 
 
-def elbo(densities: LogDensities, kl_weight: float = 1.0, free_nats: float = 0.0) -> Tensor:
+def elbo(densities: LogDensities, kl_weight: float = 1.0) -> Tensor:
     """Evidence lower bound log p(x|zK) - kl_weight * (log q_K(zK|x) - log p(zK)), in nats.
 
     The negative of F(x) in Rezende & Mohamed 2015, arXiv:1505.05770, equation 15; kl_weight is
@@ -20,18 +21,11 @@ def elbo(densities: LogDensities, kl_weight: float = 1.0, free_nats: float = 0.0
     Args:
         densities: of a VAE at draws of shape (*sample_shape, batch).
         kl_weight: weight of the KL term, 1 for the bound itself.
-        free_nats: lower limit of the KL term of each draw, 0 for the bound itself. These are the free bits of
-            Kingma et al. 2016, arXiv:1606.04934, appendix C.8, with two changes: all of z is one group, because a
-            flow's KL is not a sum over dimensions; and the limit applies to each image, so that the objective of an
-            image does not depend on its batch.
 
     Returns:
         Shape (*sample_shape, batch).
     """
-    divergence = kl(densities)
-    if free_nats:
-        divergence = divergence.clamp_min(free_nats)
-    return densities.log_likelihood - kl_weight * divergence
+    return densities.log_likelihood - kl_weight * kl(densities)
 
 
 def kl(densities: LogDensities) -> Tensor:
@@ -54,22 +48,36 @@ def importance_weighted_bound(densities: LogDensities, kl_weight: float = 1.0) -
     return log_mean_exp(elbo(densities, kl_weight))
 
 
-def objective(densities: LogDensities, name: Objective, kl_weight: float, free_nats: float) -> Tensor:
+def objective(
+    densities: LogDensities,
+    name: Objective,
+    kl_weight: float,
+    free_nats: float,
+    batch_mean: Callable[[Tensor], Tensor] = torch.mean,
+) -> Tensor:
     """Compute the bound that training maximises, averaged over draws.
 
     Args:
         densities: of a VAE at draws of shape (S, batch); also (batch,) for the ELBO.
         name: the ELBO, or the importance-weighted bound.
         kl_weight: weight of the KL term.
-        free_nats: lower limit of the KL term of each draw; only for the ELBO.
+        free_nats: lower limit of the KL term, as a mean over the batch, below which it has no gradient; only for the
+            ELBO. These are the free bits of Kingma et al. 2016, arXiv:1606.04934, appendix C.8, with all of z as one
+            group, because a flow's KL is not a sum over dimensions. A single draw of the KL term varies by several
+            nats, so a limit on each would take away part of the gradient at any mean.
+        batch_mean: mean over all images of the batch, of which this may be one worker's share; shape (batch,) -> ().
 
     Returns:
         The bound in nats, shape (batch,).
     """
     if name == "importance_weighted":
         return importance_weighted_bound(densities, kl_weight)
-    bound = elbo(densities, kl_weight, free_nats)
-    return bound.mean(0) if bound.dim() > 1 else bound
+    reconstruction, divergence = densities.log_likelihood, kl(densities)
+    if divergence.dim() > 1:
+        reconstruction, divergence = reconstruction.mean(0), divergence.mean(0)
+    if free_nats:
+        divergence = torch.where(batch_mean(divergence.detach()) > free_nats, divergence, free_nats)
+    return reconstruction - kl_weight * divergence
 
 
 def loss_terms(densities: LogDensities) -> Tensor:

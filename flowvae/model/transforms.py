@@ -5,21 +5,26 @@ it maps one batch. Forward is the direction of sampling, from the base variable 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 
 class Transform(ABC):
-    """A differentiable bijection on R^D with a tractable log-determinant."""
+    """A differentiable bijection on R^D with a tractable log-determinant.
+
+    It runs in the precision of its input (`full_precision`), also inside a context of autocast, which a caller may
+    enter between the creation of a transform and its use.
+    Subclasses define `_call_and_ladj`, and `_inv_and_ladj` if they have an inverse.
+    """
 
     @property
     @abstractmethod
     def has_inverse(self) -> bool:
-        """Whether `inv` exists in closed form."""
+        """Whether `inv` and `inv_and_ladj` can be computed, up to rounding."""
 
-    @abstractmethod
     def call_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Map z and compute the log absolute determinant of the Jacobian (ladj).
 
@@ -30,23 +35,44 @@ class Transform(ABC):
             f(z), shape (*sample_shape, batch, D), and ladj = ln|det df/dz| in nats,
             shape (*sample_shape, batch).
         """
+        with full_precision(z.device):
+            return self._call_and_ladj(z)
 
-    def inv(self, z: Tensor) -> Tensor:
-        """Return the point that `call_and_ladj` maps to z, shape of z.
+    def inv_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the point that `call_and_ladj` maps to z, and the log-determinant of the inverse at z.
+
+        Args:
+            z: points, shape (*sample_shape, batch, D).
+
+        Returns:
+            f^-1(z), shape of z, and ln|det df^-1/dz| in nats, shape (*sample_shape, batch).
 
         Raises:
-            NotImplementedError: the transform has no closed-form inverse.
+            NotImplementedError: the transform has no inverse.
         """
         if not self.has_inverse:
             raise NotImplementedError(
                 f"{type(self).__name__} has no closed-form inverse (has_inverse is False): "
                 "draw and score together with rsample_and_log_prob instead"
             )
-        return self._inv(z)
+        with full_precision(z.device):
+            return self._inv_and_ladj(z)
 
-    def _inv(self, z: Tensor) -> Tensor:
-        """The closed-form inverse; transforms with `has_inverse` define it."""
-        raise AssertionError(f"{type(self).__name__}: has_inverse is True, but _inv is not defined; define it")
+    def inv(self, z: Tensor) -> Tensor:
+        """Return the point that `call_and_ladj` maps to z, shape of z.
+
+        Raises:
+            NotImplementedError: the transform has no inverse.
+        """
+        return self.inv_and_ladj(z)[0]
+
+    @abstractmethod
+    def _call_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """What `call_and_ladj` returns."""
+
+    def _inv_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """What `inv_and_ladj` returns. Transforms with `has_inverse` define it."""
+        raise AssertionError(f"{type(self).__name__}: has_inverse is True, but _inv_and_ladj is not defined; define it")
 
 
 class ComposedTransform(Transform):
@@ -59,17 +85,38 @@ class ComposedTransform(Transform):
     def has_inverse(self) -> bool:
         return all(transform.has_inverse for transform in self.transforms)
 
-    def call_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def _call_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
         total = torch.zeros(z.shape[:-1], dtype=z.dtype, device=z.device)
         for transform in self.transforms:
             z, ladj = transform.call_and_ladj(z)
             total = total + ladj
         return z, total
 
-    def _inv(self, z: Tensor) -> Tensor:
+    def _inv_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        total = torch.zeros(z.shape[:-1], dtype=z.dtype, device=z.device)
         for transform in reversed(self.transforms):
-            z = transform.inv(z)
-        return z
+            z, ladj = transform.inv_and_ladj(z)
+            total = total + ladj
+        return z, total
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """A context in which float32 operations on a device have the precision of float32.
+
+    Autocast is off, and so is TF32 in convolutions, which cuDNN uses by default and which has 10 bits of precision.
+    A log-determinant is a sum over dimensions and transformations, and would add up their errors.
+    """
+    cudnn = torch.backends.cudnn
+    tf32 = device.type == "cuda" and cudnn.allow_tf32
+    with torch.autocast(device.type, enabled=False):
+        if tf32:
+            cudnn.allow_tf32 = False
+        try:
+            yield
+        finally:
+            if tf32:
+                cudnn.allow_tf32 = True
 
 
 def affine(z: Tensor, log_scale: Tensor, shift: Tensor) -> Tensor:

@@ -108,7 +108,7 @@ def build_vae(config: VAEConfig, *, seed: int) -> VAE:
     model, image_shape = config.model, config.image_shape
     output = build_output(model.likelihood, image_shape[0])
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the generators of all GPUs
         flow = build_flow(config.flow, model.latent_shape, model.encoder.context_features)
         encoder = build_encoder(model.encoder, image_shape, model.latent_shape, flow.context_features)
         decoder = build_decoder(model.decoder, image_shape, model.latent_shape, output.initial)

@@ -17,7 +17,7 @@ class TrainingConfig(Config):
         accumulation_steps: number of parts of a batch whose gradients are added up, to save memory.
         objective: ELBO or importance-weighted bound.
         num_samples: number of draws of z per image: the ELBO is averaged over them, the bound is computed from them.
-        free_nats: lower limit of the KL term, in nats per image.
+        free_nats: lower limit of the mean KL term of a batch, in nats per image; below it the KL term has no gradient.
         kl_warmup: schedule of the weight of the KL term.
         learning_rate: the highest.
         final_learning_rate: at the end of the schedule.

@@ -1,7 +1,7 @@
 """Gradients of a batch: the objective, backpropagated in parts, and clipping."""
 
 from contextlib import nullcontext
-from functools import reduce
+from functools import partial, reduce
 
 import torch
 from torch import Tensor, nn
@@ -42,12 +42,25 @@ def backward(
         with workers.accumulate(model) if i + 1 < len(parts) else nullcontext():
             with autocast(x.device, config.precision), nullcontext() if mask else excluded(model):
                 densities = model(x_part, noise_part)
-            bound = objective(densities, config.objective, kl_weight, config.free_nats)
+            batch_mean = partial(masked_mean, mask=mask, workers=workers)
+            bound = objective(densities, config.objective, kl_weight, config.free_nats, batch_mean)
             loss = workers.loss(-mask * bound, batch_size)
             loss.backward()
         losses.append(loss.detach())
         terms.append(mask * loss_terms(densities).detach().sum(1))
     return reduce(torch.add, losses), reduce(torch.add, terms)
+
+
+def masked_mean(values: Tensor, mask: int, workers: Workers) -> Tensor:
+    """The mean over the images of all workers, without those of workers whose mask is 0.
+
+    Args:
+        values: one per image of this worker, shape (images,).
+        mask: 1 for real images, 0 for zeros.
+        workers: all of them call this function.
+    """
+    total, count = workers.sum(mask * torch.stack((values.sum(), values.new_tensor(len(values)))))
+    return total / count.clamp_min(1)
 
 
 def split_into_parts(x: Tensor, noise: Tensor, num_parts: int) -> list[tuple[Tensor, Tensor, int]]:

@@ -69,7 +69,8 @@ def fit(
     on_epoch: Callable[[EpochRecord], None] = lambda record: None,
     on_halving: Callable[[NonFiniteLossError], None] = lambda error: None,
 ) -> list[EpochRecord]:
-    """Train a model in place. Afterwards it has the parameters of the epoch with the best validation loss.
+    """Train a model in place. Afterwards it has the parameters of the epoch with the best validation loss, and is in
+    evaluation mode.
 
     Batch order, binarization and latent noise are functions of (seed, epoch, step), drawn for the global batch.
     Therefore a resumed run produces the same bits without any saved generator state, and a run does not depend on the
@@ -172,6 +173,7 @@ def fit(
             state.restart_epoch()
             on_halving(error)
     vae.load_state_dict(state.best_weights)
+    vae.eval()
     return state.records
 
 

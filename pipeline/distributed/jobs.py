@@ -20,7 +20,7 @@ T = TypeVar("T")
 NO_ANSWER = (requests.RequestException, RuntimeError, ConnectionError)
 EXCLUDED = {
     *(".git", ".venv", ".dvc/cache", ".dvc/tmp", ".dvc/config.local"),
-    *("data", "models", "logs", "checkpoints", "timings", "tests", "benchmarks"),
+    *("data", "models", "scores", "logs", "checkpoints", "timings", "tests", "benchmarks"),
 }  # parts of the project's folder that are not sent with a job
 POLL_SECONDS = 2
 START_SECONDS = 25  # after which a new cluster accepts jobs

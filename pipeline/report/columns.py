@@ -37,24 +37,27 @@ class MetricColumn:
         """Text of a cell.
 
         Args:
-            values: by name.
+            values: by name; of the reference, without the gains.
             spread: standard deviation over seeds; None for a single seed.
         """
+        if self.name not in values:
+            return ABSENT
         text = self.format.format(values[self.name])
         if self.error:
-            text += " ± " + self.format.format(values[self.error])
+            text += " ± " + self.format.replace("+", "").format(values[self.error])
         if self.show_spread and spread is not None:
             text += f" (sd {spread:.2f})"
         return text
 
 
-GAIN = "gain"  # −ELBO of the reference minus that of the row
+BOUND_GAIN, NLL_GAIN = "negative_elbo_gain", "nll_gain"  # of the reference minus that of the row
 COLUMNS = (
     MetricColumn("reconstruction_nats", "−log p(x|z)", "{:.2f}"),
     MetricColumn("kl_nats", "KL", "{:.2f}"),
     MetricColumn("negative_elbo_nats", "−ELBO", "{:.2f}", error="negative_elbo_stderr", show_spread=True),
-    MetricColumn(GAIN, "gain", "{:+.2f}", derived=True),
+    MetricColumn(BOUND_GAIN, "gain in −ELBO", "{:+.2f}", error=f"{BOUND_GAIN}_stderr", derived=True),
     MetricColumn("nll_nats", "NLL", "{:.2f}", error="nll_stderr"),
+    MetricColumn(NLL_GAIN, "gain in NLL", "{:+.2f}", error=f"{NLL_GAIN}_stderr", derived=True),
     MetricColumn("active_units", "active units", "{:g}"),
     MetricColumn("parameters", "parameters", "{:,.0f}"),
     MetricColumn(

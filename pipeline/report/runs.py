@@ -8,6 +8,7 @@ from typing import Any
 from flowvae.config import ImageShape
 from flowvae.data.arrays import is_eight_bit
 from flowvae.errors import InputError
+from flowvae.estimates import ImageScores
 from pipeline import paths
 from pipeline.files import read_csv, read_json
 from pipeline.params.schema import Params, run_name
@@ -33,6 +34,7 @@ class ScoredRun:
     metrics: Mapping[str, float]
     protocol: Mapping[str, Any]
     curve: list[dict[str, float]]
+    images: ImageScores
 
     @property
     def name(self) -> str:
@@ -105,6 +107,7 @@ def read_run(params: Params, variant: str, seed: int) -> ScoredRun:
         metrics=read_run_metrics(paths.METRICS / f"{name}.json"),
         protocol=protocol,
         curve=read_curve(paths.CURVES / f"{name}.csv"),
+        images=read_image_scores(name, protocol),
     )
 
 
@@ -115,6 +118,17 @@ def read_run_metrics(path: Path) -> dict[str, float]:
         if not isinstance(metrics.get(name), (int, float)):
             raise InputError(f"{path}: {name}: expected a number, got {metrics.get(name)!r}; run dvc repro to fix it")
     return metrics
+
+
+def read_image_scores(name: str, protocol: Mapping[str, Any]) -> ImageScores:
+    """Read the scores of each image and check that they are as many as the protocol says."""
+    path = paths.SCORES / f"{name}.safetensors"
+    scores = ImageScores.load(path)
+    counts = len(scores.negative_elbo), len(scores.nll)
+    expected = protocol["data"]["counts"]["test"], protocol["evaluation"]["num_nll_images"]
+    if counts != expected:
+        raise InputError(f"{path}: expected scores of {expected} images, got {counts}; run dvc repro to fix it")
+    return scores
 
 
 def read_protocol(path: Path) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 
 from flowvae.data.arrays import pixel_text
-from pipeline.report.columns import GAIN, REPORTED_METRICS, shown
+from flowvae.estimates import paired_gains
+from pipeline.report.columns import BOUND_GAIN, NLL_GAIN, REPORTED_METRICS, shown
 from pipeline.report.runs import ScoredRun
 
 BOUND = "negative_elbo_nats"
@@ -17,8 +18,9 @@ class Summary:
 
     Args:
         variant, flow, num_transforms: of the variant.
-        values: mean over seeds of every metric, and the gain over the reference. Standard errors are over test images,
-            averaged over seeds.
+        values: mean over seeds of every metric, and the gains over the reference with their standard errors
+            (`paired_gains`), except for the reference itself. Standard errors are over test images; those of metrics
+            are averaged over seeds.
         seed_spread: standard deviation of −ELBO over seeds; None for a single seed.
     """
 
@@ -39,15 +41,17 @@ def summarize(runs: Iterable[ScoredRun], reference: str) -> list[Summary]:
     by_variant: dict[str, list[ScoredRun]] = {}
     for run in runs:
         by_variant.setdefault(run.variant, []).append(run)
-    reference_bound = mean(run.metrics[BOUND] for run in by_variant[reference])
-    return [summary(group, reference_bound) for group in by_variant.values()]
+    return [summary(group, by_variant[reference]) for group in by_variant.values()]
 
 
-def summary(group: Sequence[ScoredRun], reference_bound: float) -> Summary:
-    """Summarize the runs of one variant, given −ELBO of the reference in nats."""
+def summary(group: Sequence[ScoredRun], references: Sequence[ScoredRun]) -> Summary:
+    """Summarize the runs of one variant, given those of the reference, both in the order of the seeds."""
     first, bounds = group[0], [run.metrics[BOUND] for run in group]
     values = {name: mean(run.metrics[name] for run in group) for name in REPORTED_METRICS}
-    values[GAIN] = reference_bound - values[BOUND]
+    if first.variant != references[0].variant:
+        gains = paired_gains(*([run.images for run in runs] for runs in (references, group)))
+        for name, gain in zip((BOUND_GAIN, NLL_GAIN), gains, strict=True):
+            values |= {name: gain.value, f"{name}_stderr": gain.stderr}
     spread = stdev(bounds) if len(bounds) > 1 else None
     return Summary(first.variant, first.flow, first.num_transforms, values, spread)
 
@@ -91,7 +95,9 @@ def protocol_text(runs: Sequence[ScoredRun], reference: str) -> str:
         f"All values in nats per test image{bits}; ± is one standard error over test images. −ELBO and its terms: "
         f"{evaluation['num_elbo_samples']} draws per image, all test images. NLL: importance sampling with "
         f"{evaluation['num_importance_samples']} draws; its gap to −ELBO is measured on "
-        f"{evaluation['num_nll_images']:,} random test images. Gain: −ELBO of {reference} minus that of the row. "
+        f"{evaluation['num_nll_images']:,} random test images. Gains over {reference} are means of differences image "
+        f"by image with the same noise, so their errors are smaller than those of the columns beside them. The gain in "
+        f"NLL is that of a better model; what the gain in −ELBO exceeds it by is that of a tighter bound. "
         f"{seeds_text(len(seeds))}"
     )
 

@@ -27,10 +27,11 @@ from pipeline.running.timings import record_timing
 from pipeline.scores import flat_metrics
 
 FIGURE_COLUMNS = 16
+FEW_DRAWS = 10  # effective ones, below which an importance-weighted bound is not tight
 
 
 def run(params: Params, variant: str, seed: int) -> None:
-    """Write the metrics, the protocol, and figures of samples and reconstructions.
+    """Write the metrics, the scores of each image, the protocol, and figures of samples and reconstructions.
 
     Raises:
         InputError: params.yaml does not declare the run, or its input is missing or damaged.
@@ -51,6 +52,7 @@ def run(params: Params, variant: str, seed: int) -> None:
     num_images = metadata.counts["test"]
     num_passes = num_images * config.num_elbo_samples + evaluation.num_nll_images * config.num_importance_samples
     write_json(paths.METRICS / f"{name}.json", flat_metrics(evaluation, vae, metadata.image_shape))
+    evaluation.images.save(paths.SCORES / f"{name}.safetensors")
     counts = {"num_nll_images": evaluation.num_nll_images}
     write_json(paths.PROTOCOLS / f"{name}.json", trained | {"evaluation": config.model_dump() | counts})
     write_png(paths.FIGURES / "samples" / f"{name}.png", scored.samples)
@@ -64,9 +66,16 @@ def run(params: Params, variant: str, seed: int) -> None:
         placement=placement.text() if placement.address else "this process",
     )
     nll, bound = evaluation.nll, evaluation.negative_elbo
+    effective = float(np.median(evaluation.images.effective_samples))
     print(
-        f"{name}  -ELBO {bound.value:.2f} ± {bound.stderr:.2f}  NLL {nll.value:.2f} ± {nll.stderr:.2f}  {seconds:.0f} s"
+        f"{name}  -ELBO {bound.value:.2f} ± {bound.stderr:.2f}  NLL {nll.value:.2f} ± {nll.stderr:.2f} "
+        f"({effective:.0f} of {config.num_importance_samples} draws effective)  {seconds:.0f} s"
     )
+    if effective < FEW_DRAWS <= config.num_importance_samples:
+        print(
+            f"{name}: warning: for half of the images fewer than {FEW_DRAWS} draws have nearly all the weight, so NLL "
+            f"is an upper bound that is not tight; raise evaluation.num_importance_samples"
+        )
 
 
 @dataclass(frozen=True)

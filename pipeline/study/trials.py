@@ -24,7 +24,7 @@ VALIDATION = "valid_negative_elbo"  # in nats; what a search lowers, and what th
 GRADIENTS = ("mean_grad_norm", "max_grad_norm")
 THROUGHPUT = "images_per_second"  # stored with each row, but left out of tables that must be reproducible
 # The code that a row depends on beside that of training.
-SCORING_CODE = ("flowvae/evaluation.py", "pipeline/scores.py", "pipeline/study/trials.py")
+SCORING_CODE = ("flowvae/estimates.py", "flowvae/evaluation.py", "pipeline/scores.py", "pipeline/study/trials.py")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 import torch
 
-from flowvae.randomness import PURPOSES, generator
+from flowvae.randomness import PURPOSES, NormalDraws, generator
 
 POSITIONS = [(), (0,), (0, 0), (1,), (0, 1), (1, 0), (1, 1), (2,), (0, 0, 0)]
 
@@ -56,3 +56,29 @@ def test_neighbours_are_uncorrelated():
 def test_unknown_purpose():
     with pytest.raises(ValueError, match=r"coffee|tuple"):
         generator("cpu", 0, "coffee")
+
+
+def test_a_draw_is_a_function_of_seed_purpose_image_and_number():
+    """Whichever images and draws are asked for together; D = 3, so that draws begin inside a step of the counter."""
+    draws, images = NormalDraws(5, "latent", 3), torch.tensor([7, 0, 123_456])
+    together = draws(images, range(11), torch.float64)
+    assert together.shape == (11, 3, 3) and together.unique().numel() == together.numel()
+    for i, image in enumerate(images):
+        for number in (0, 1, 5, 10):
+            single = draws(image[None], range(number, number + 1), torch.float64)
+            assert torch.equal(single[0, 0], together[number, i])
+    for other in (NormalDraws(6, "latent", 3), NormalDraws(5, "importance", 3)):
+        assert not (other(images, range(11), torch.float64) == together).any()
+    assert draws(images[:0], range(2), torch.float32).shape == (2, 0, 3)
+
+
+def test_draws_are_standard_normal():
+    """Moments of 200,000 numbers within 5 standard errors, and no correlation of images, draws or dimensions."""
+    z = NormalDraws(0, "latent", 4)(torch.arange(5000), range(10), torch.float64)
+    for power, moment in ((1, 0), (2, 1), (3, 0), (4, 3)):
+        values = z**power
+        assert abs(values.mean() - moment) < 5 * values.std() / values.numel() ** 0.5
+    for one, other in ((z[1:], z[:-1]), (z[:, 1:], z[:, :-1]), (z[..., 1:], z[..., :-1])):
+        products = one * other
+        assert abs(products.mean()) < 5 * products.std() / products.numel() ** 0.5
+    assert z.isfinite().all() and z.abs().max() < 7

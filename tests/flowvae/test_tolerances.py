@@ -26,11 +26,12 @@ class Linear(Transform):
         singular_values = torch.logspace(0, 1, 6, base=condition, dtype=torch.float64)
         self.matrix, self.error = first * singular_values @ second, error
 
-    def call_and_ladj(self, z):
+    def _call_and_ladj(self, z):
         return z @ self.matrix.mT, torch.linalg.slogdet(self.matrix)[1].expand(z.shape[:-1])
 
-    def _inv(self, z):
-        return torch.linalg.solve(self.matrix, z[..., None])[..., 0] * (1 + self.error)
+    def _inv_and_ladj(self, z):
+        ladj = -torch.linalg.slogdet(self.matrix)[1].expand(z.shape[:-1])
+        return torch.linalg.solve(self.matrix, z[..., None])[..., 0] * (1 + self.error), ladj
 
 
 @pytest.mark.parametrize("condition", [1.0, 1e3, 1e6, 1e9])

@@ -27,6 +27,7 @@ def test_every_stage_ran_once_and_wrote_its_outputs(reproduced):
     lock = YAML(typ="safe", pure=True).load(reproduced.folder / "dvc.lock")
     outputs = outputs_of(lock)
     assert {f"models/{run}" for run in RUNS} <= outputs
+    assert {f"scores/{run}.safetensors" for run in RUNS} <= outputs
     assert {f"metrics/{run}.json" for run in RUNS} | {f"curves/{run}.csv" for run in RUNS} <= outputs
     assert {f"reports/studies/{name}.{kind}" for name in ("depth", "stability") for kind in ("csv", "yaml")} <= outputs
     assert {"reports/results.csv", "reports/results.md", "reports/index.html", "reports/figures/studies"} <= outputs
@@ -53,7 +54,7 @@ def test_git_tracks_results_but_neither_data_nor_times(reproduced):
     tracked = command(reproduced.folder, "git", "ls-files").stdout.splitlines()
     assert {"dvc.lock", "reports/results.csv", "reports/index.html", "metrics/vae-0.json"} <= set(tracked)
     assert {"reports/studies/depth.csv", "reports/figures/studies/depth.png"} <= set(tracked)
-    private = re.compile(r"^(data|models|logs|timings)/|timings\.csv$|__pycache__")
+    private = re.compile(r"^(data|models|scores|logs|timings)/|timings\.csv$|__pycache__")
     assert [path for path in tracked if private.search(path)] == []
 
 

@@ -200,7 +200,7 @@ def project(reproduced, tmp_path_factory) -> Path:
     path = folder / "params.yaml"
     path.write_text(path.read_text() + ANCHORED)
     assert stale(folder) == ADDED | REPORT  # the resolved values of all others are the same
-    for part in ("models", "curves", "metrics", "reports/figures"):
+    for part in ("models", "curves", "metrics", "scores", "reports/figures"):
         for source in [*(folder / part).rglob("real-nvp-2-0"), *(folder / part).rglob("real-nvp-2-0.*")]:
             target = source.with_name(source.name.replace("real-nvp-2", "real-nvp-3"))
             (shutil.copytree if source.is_dir() else shutil.copy)(source, target)

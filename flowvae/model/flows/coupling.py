@@ -55,7 +55,7 @@ class CouplingStack(Transform):
         self.nets, self.context_terms, self.partition = nets, context_terms, partition
         self.log_scale_bound, self.gain = log_scale_bound, gain
 
-    def call_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def _call_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
         blocks = self.partition.split(z)
         log_scales = [torch.zeros_like(block) for block in blocks]  # summed over couplings
         for i in range(len(self.nets)):
@@ -65,12 +65,15 @@ class CouplingStack(Transform):
             log_scales[moved] = log_scales[moved] + s
         return self.partition.join(blocks), self.partition.join(log_scales).sum(-1)
 
-    def _inv(self, z: Tensor) -> Tensor:
+    def _inv_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
         blocks = self.partition.split(z)
+        log_scales = [torch.zeros_like(block) for block in blocks]
         for i in reversed(range(len(self.nets))):
             moved = ALTERNATING[i % 2]
-            blocks[moved] = affine_inv(blocks[moved], *self.scale_and_shift(i, blocks[1 - moved]))
-        return self.partition.join(blocks)
+            s, t = self.scale_and_shift(i, blocks[1 - moved])
+            blocks[moved] = affine_inv(blocks[moved], s, t)
+            log_scales[moved] = log_scales[moved] - s
+        return self.partition.join(blocks), self.partition.join(log_scales).sum(-1)
 
     def scale_and_shift(self, i: int, kept: Tensor) -> tuple[Tensor, Tensor]:
         """Log-scale s and shift t of coupling i, each with the shape of the block that it moves."""

@@ -60,16 +60,20 @@ class FeatureAffine(Transform):
     def has_inverse(self) -> bool:
         return self.layer.has_inverse
 
-    def call_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def _call_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
         x = self._features(z)
         log_scale, shift = self.layer.scale_and_shift(x)
         out = affine(x, per_feature(log_scale, x), per_feature(shift, x)).view_as(z)
-        return out, (self.layer.num_positions * log_scale.sum()).expand(z.shape[:-1])
+        return out, self._ladj(log_scale, z)
 
-    def _inv(self, z: Tensor) -> Tensor:
+    def _inv_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
         x = self._features(z)
         log_scale, shift = self.layer.scale_and_shift(None)
-        return affine_inv(x, per_feature(log_scale, x), per_feature(shift, x)).view_as(z)
+        out = affine_inv(x, per_feature(log_scale, x), per_feature(shift, x)).view_as(z)
+        return out, -self._ladj(log_scale, z)
+
+    def _ladj(self, log_scale: Tensor, z: Tensor) -> Tensor:
+        return (self.layer.num_positions * log_scale.sum()).expand(z.shape[:-1])
 
     def _features(self, z: Tensor) -> Tensor:
         """(*sample_shape, batch, D) -> (N, features, positions), or (N, features) if there is one position."""

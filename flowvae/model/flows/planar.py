@@ -29,8 +29,12 @@ class PlanarTransform(Transform):
     a_k = w_k'z_0 + b_k + sum_{j<k} (w_k'u_j) h_j need only the Gram matrix w_k'u_j: K steps on
     scalars instead of K steps on vectors. Global parameters have no batch axis.
 
+    With d_k = 1 + w_k'u_k and h_k = tanh(.), the determinant is h_k^2 + (1 - h_k^2) d_k, in which all terms are
+    positive: nothing cancels where a map almost folds.
+
     Args:
-        w, u: shape (batch, K, D) or (K, D), where u satisfies w_k'u_k >= -1 (`invertible_u`).
+        w: shape (batch, K, D) or (K, D).
+        u: the same shape; each u_k is replaced by the nearest one with w_k'u_k > -1 along w_k (`invertible_u`).
         b: shape (batch, K) or (K,).
     """
 
@@ -40,16 +44,16 @@ class PlanarTransform(Transform):
         self.amortised = w.dim() == 3
         if not self.amortised:
             w, u, b = w[None], u[None], b[None]
-        self.w, self.u, self.b = w, u, b  # (groups, K, D), (groups, K, D), (groups, K)
+        self.w, self.b = w, b  # (groups, K, D), (groups, K)
+        self.u, self.steepest = invertible_u(w, u)  # (groups, K, D), (groups, K)
 
-    def call_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def _call_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
         grouped = self._group(z)  # (groups, N, D)
         gram = self.w @ self.u.mT  # (groups, K, K); [g, k, j] = w_k'u_j
         drive = torch.baddbmm(self.b[:, :, None], self.w, grouped.mT)  # (groups, K, N): w_k'z_0 + b_k
         h = PlanarRecurrence.apply(drive.transpose(0, 1).contiguous(), gram.permute(1, 2, 0).contiguous())
         slope = 1 - h.square()  # (K, groups, N): h'(a_k)
-        w_dot_u = gram.diagonal(dim1=1, dim2=2).mT[..., None]  # (K, groups, 1)
-        ladj = torch.log1p((w_dot_u * slope).clamp_min(-1 + 1e-6)).sum(0)  # (groups, N)
+        ladj = torch.log(h.square() + slope * self.steepest.mT[..., None]).sum(0)  # (groups, N)
         out = torch.baddbmm(grouped, h.permute(1, 2, 0), self.u)  # (groups, N, D): z_0 + sum_k u_k h_k
         return self._ungroup(out, z.shape), self._ungroup(ladj, z.shape[:-1])
 
@@ -95,8 +99,8 @@ class PlanarRecurrence(torch.autograd.Function):
         return grad, grad_gram * below_diagonal[..., None]
 
 
-def invertible_u(w: Tensor, u: Tensor) -> Tensor:
-    """Map u to u_hat with w'u_hat >= -1, so that each planar map is invertible.
+def invertible_u(w: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Map u to u_hat with w'u_hat > -1, so that each planar map is invertible.
 
         u_hat = u + (m(w'u) - w'u) w / ||w||^2,  m(t) = -1 + softplus(t + ln(e - 1))
 
@@ -108,12 +112,14 @@ def invertible_u(w: Tensor, u: Tensor) -> Tensor:
         w, u: shape (..., D).
 
     Returns:
-        Shape (..., D).
+        u_hat, shape (..., D), and 1 + w'u_hat = 1 + m(w'u), shape (...). It is positive, also where the difference of
+        w'u_hat and -1 would be rounded to 0.
     """
+    tiny = torch.finfo(w.dtype).tiny
     w_dot_u = (w * u).sum(-1, keepdim=True)
-    m = softplus(w_dot_u + SOFTPLUS_INV_ONE) - 1
-    squared_norm = w.square().sum(-1, keepdim=True).clamp_min(torch.finfo(w.dtype).tiny)
-    return u + (m - w_dot_u) * w / squared_norm
+    one_plus_m = softplus(w_dot_u + SOFTPLUS_INV_ONE).clamp_min(tiny)
+    squared_norm = w.square().sum(-1, keepdim=True).clamp_min(tiny)
+    return u + (one_plus_m - 1 - w_dot_u) * w / squared_norm, one_plus_m.squeeze(-1)
 
 
 class PlanarFlow(Flow):
@@ -147,4 +153,4 @@ class PlanarFlow(Flow):
             parameters = parameters + self.head(context).unflatten(-1, self.shape)
         latent_dim = (self.shape[1] - 1) // 2
         w, u, b = parameters.split((latent_dim, latent_dim, 1), dim=-1)
-        return PlanarTransform(w, invertible_u(w, u), b.squeeze(-1))
+        return PlanarTransform(w, u, b.squeeze(-1))

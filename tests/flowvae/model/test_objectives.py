@@ -25,7 +25,7 @@ class Affine(Transform):
     def __init__(self, loc, factor):
         self.loc, self.factor = loc, factor
 
-    def call_and_ladj(self, z):
+    def _call_and_ladj(self, z):
         ladj = self.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return self.loc + z @ self.factor.mT, ladj.expand(z.shape[:-1])
 

@@ -48,6 +48,21 @@ def test_saving_again_replaces(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([CONFIG, WEIGHTS])
 
 
+def test_building_and_loading_leave_the_generators_of_every_device_alone(tmp_path, monkeypatch):
+    """torch.manual_seed would seed those of GPUs, and a user's draws there would repeat after each model."""
+    saved(tmp_path)
+    seeded = []
+    for backend in (torch.cuda, torch.mps, torch.xpu):
+        for name in ("manual_seed", "manual_seed_all"):
+            monkeypatch.setattr(backend, name, lambda seed, name=name: seeded.append(name), raising=False)
+    before = torch.get_rng_state()
+    build_vae(tiny_config("planar"), seed=3)
+    load(tmp_path)
+    assert torch.equal(torch.get_rng_state(), before) and not seeded
+    torch.manual_seed(0)
+    assert seeded, "the test sees what torch.manual_seed does"
+
+
 def test_building_is_a_function_of_config_and_seed():
     torch.manual_seed(5)
     first = build_vae(tiny_config("planar"), seed=0).state_dict()

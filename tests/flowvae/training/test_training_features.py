@@ -17,8 +17,9 @@ from examples import (
 )
 from tolerances import assert_close, assert_sum, size_of, tolerance
 
-from flowvae.model.objectives import elbo, importance_weighted_bound, kl
+from flowvae.model.objectives import elbo, importance_weighted_bound, kl, objective
 from flowvae.training import loop
+from flowvae.training.gradients import masked_mean
 from flowvae.training.loop import NonFiniteLossError, fit
 from flowvae.training.validation import validate
 from flowvae.training.workers import SingleWorker
@@ -158,20 +159,46 @@ def test_weighted_importance_bound():
     assert_close(importance_weighted_bound(densities, 0.3), expected)
 
 
-def test_free_nats_are_a_floor_per_image():
+@pytest.mark.parametrize("num_samples", [1, 4])
+def test_free_nats_are_a_floor_of_the_mean_over_the_batch(num_samples):
+    """Above it the KL term is as without; below it there is none of its gradient, whatever the single draws are."""
     vae = tiny_vae()
-    densities = vae(VALID.pixels.double(), random(0, 6, 2))
-    divergence = kl(densities)
-    floor = divergence.median().item()
-    expected = densities.log_likelihood - 0.5 * divergence.where(divergence > floor, floor)
-    assert_close(elbo(densities, 0.5, floor), expected)
-    assert_close(elbo(densities, 0.5), densities.log_likelihood - 0.5 * divergence)
+    densities = vae(VALID.pixels.double(), random(0, num_samples, 6, 2))
+    divergence, likelihood = kl(densities).mean(0), densities.log_likelihood.mean(0)
+    mean = divergence.mean().item()
+    assert divergence.min() < 0.9 * mean and divergence.max() > 1.1 * mean
+    above, below = (objective(densities, "elbo", 0.5, floor) for floor in (0.9 * mean, 1.1 * mean))
+    assert_close(above, likelihood - 0.5 * divergence)
+    assert_close(below, likelihood - 0.5 * 1.1 * mean)
+    weights = list(vae.encoder.parameters())
+    gradient = torch.autograd.grad(below.sum(), weights, retain_graph=True)
+    assert_close(gradient, torch.autograd.grad(likelihood.sum(), weights))
+
+
+def test_the_floor_is_that_of_the_whole_batch_on_every_worker():
+    """Two workers, one of which has no image left: the mean is over the images of the other."""
+    values = random(0, 5)
+
+    class Both(SingleWorker):
+        def sum(self, tensor):
+            return tensor + torch.stack((7 * values.new_ones(()), values.new_tensor(2.0)))
+
+    assert_close(masked_mean(values, 1, Both()), (values.sum() + 7) / 7)
+    assert_close(masked_mean(values, 0, Both()), values.new_tensor(3.5))
+    assert_close(masked_mean(values, 1, SingleWorker()), values.mean())
 
 
 def test_with_free_nats_the_posterior_does_not_collapse_to_the_prior():
     """The KL term stays larger than without them."""
     with_floor, without = (trained("none", epochs=60, free_nats=nats)[1][-1].train_kl for nats in (3.0, 0.0))
     assert with_floor > without + 0.5
+
+
+@pytest.mark.parametrize("changes", [{}, {"average_decay": 0.9}])
+def test_a_trained_model_is_in_evaluation_mode(changes):
+    """With batch norm, an image would otherwise have other scores in another batch."""
+    vae, _ = trained("real_nvp", **changes)
+    assert not any(module.training for module in vae.modules())
 
 
 def test_average_of_the_weights():

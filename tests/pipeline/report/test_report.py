@@ -13,9 +13,10 @@ from project import edit_params
 
 from flowvae.data.arrays import read_metadata
 from flowvae.errors import InputError
+from flowvae.estimates import ImageScores
 from pipeline.params.reading import load_params
 from pipeline.pictures import GAP, TITLE_HEIGHT, as_ink, image_grid, with_titles, write_png
-from pipeline.report.columns import BY_NAME, COLUMNS, REPORTED_METRICS, MetricColumn
+from pipeline.report.columns import BOUND_GAIN, BY_NAME, COLUMNS, NLL_GAIN, REPORTED_METRICS, MetricColumn
 from pipeline.report.page import Report, markdown_page
 from pipeline.report.published import nll_cell, published_table
 from pipeline.report.runs import ScoredRun, first_difference, read_runs
@@ -55,14 +56,18 @@ METRICS = {
 }
 
 
-TABLE_HEADINGS = ("−log p(x|z)", "KL", "−ELBO", "gain", "NLL", "active units", "parameters")
+TABLE_HEADINGS = (*("−log p(x|z)", "KL", "−ELBO", "gain in −ELBO", "NLL", "gain in NLL", "active units", "parameters"),)
+GAINS = (BOUND_GAIN, NLL_GAIN)
+IMAGES = np.random.default_rng(0).normal(90, 20, 50)  # −ELBO of each test image, before it is shifted
 
 
 def make_run(variant: str = "vae", seed: int = 0, flow: str = "none", num_transforms: int = 0, **metrics: float):
-    settings = {"flow": flow, "num_transforms": num_transforms}
-    return ScoredRun(
-        variant, seed, METRICS | metrics, PROTOCOL | {"variant": variant, "seed": seed, "flow": settings}, []
-    )
+    """A run whose images have the mean −ELBO and NLL of its metrics; each image is shifted by as much."""
+    settings, metrics = {"flow": flow, "num_transforms": num_transforms}, METRICS | metrics
+    bounds, nll = (IMAGES - IMAGES.mean() + metrics[name] for name in ("negative_elbo_nats", "nll_nats"))
+    scores = ImageScores(bounds, bounds - 30, np.full(50, 30.0), np.arange(50), nll, bounds, np.full(50, 9.0))
+    protocol = PROTOCOL | {"variant": variant, "seed": seed, "flow": settings}
+    return ScoredRun(variant, seed, metrics, protocol, [], scores)
 
 
 @pytest.mark.parametrize(
@@ -107,10 +112,11 @@ def test_summary_averages_over_seeds():
     ]
     plain, planar = summarize(runs, "vae")
     assert (plain.variant, plain.flow, plain.num_transforms) == ("vae", "none", 0)
-    assert [plain.values[name] for name in ("negative_elbo_nats", "nll_nats", "gain")] == [91.0, 85.0, 0.0]
+    assert [plain.values[name] for name in ("negative_elbo_nats", "nll_nats")] == [91.0, 85.0]
     assert math.isclose(plain.seed_spread, math.sqrt(2))
     assert (planar.variant, planar.num_transforms) == ("planar-4", 4)
-    assert (planar.values["negative_elbo_nats"], planar.values["gain"]) == (89.5, 1.5)
+    assert planar.values["negative_elbo_nats"] == 89.5
+    assert [planar.values[name] for name in GAINS] == pytest.approx([1.5, 0.0], abs=1e-9)
     assert planar.values["negative_elbo_stderr"] == pytest.approx(0.2)  # over test images, which seeds share
     assert planar.values["parameters"] == 1_234_567
 
@@ -123,9 +129,24 @@ def test_one_seed_has_no_spread():
 
 
 def test_gain_is_against_the_reference():
-    runs = [make_run(negative_elbo_nats=90.0), make_run("real-nvp-5", 0, "real_nvp", 5, negative_elbo_nats=87.0)]
-    assert [row.values["gain"] for row in summarize(runs, "vae")] == [0.0, 3.0]
-    assert [row.values["gain"] for row in summarize(runs, "real-nvp-5")] == [-3.0, 0.0]
+    runs = [
+        make_run(negative_elbo_nats=90.0),
+        make_run("real-nvp-5", 0, "real_nvp", 5, negative_elbo_nats=87.0, nll_nats=84.5),
+    ]
+    for reference, other, sign in (("vae", "real-nvp-5", 1), ("real-nvp-5", "vae", -1)):
+        rows = {row.variant: row.values for row in summarize(runs, reference)}
+        assert [rows[other][name] for name in GAINS] == pytest.approx([3 * sign, 0.5 * sign], abs=1e-9)
+        assert not rows[reference].keys() & set(GAINS)
+
+
+def test_the_error_of_a_gain_is_that_of_the_differences():
+    """Not that of the two scores, which images that are hard for both models dominate."""
+    plain, other = make_run(), make_run("real-nvp-5", 0, "real_nvp", 5, negative_elbo_nats=87.0)
+    moved = other.images.negative_elbo + np.resize([0.7, -0.7], 50)
+    other = dataclasses.replace(other, images=dataclasses.replace(other.images, negative_elbo=moved))
+    values = summarize([plain, other], "vae")[1].values
+    assert values["negative_elbo_gain"] == pytest.approx(3.0)
+    assert values["negative_elbo_gain_stderr"] == pytest.approx(0.7 / math.sqrt(49))
 
 
 def test_cells_follow_the_headings():
@@ -133,7 +154,10 @@ def test_cells_follow_the_headings():
     headings, (shown,) = variant_table(runs, summarize(runs, "vae"))
     assert headings == ["variant", "k", *TABLE_HEADINGS] and len(shown) == len(headings)
     assert shown[:4] == ["vae", "0", "60.00", "30.00"]
-    assert shown[4:] == ["90.50 ± 0.20 (sd 0.71)", "+0.00", "85.00 ± 0.30", "20.5", "1,234,567"]
+    assert shown[4:] == ["90.50 ± 0.20 (sd 0.71)", "–", "85.00 ± 0.30", "–", "20.5", "1,234,567"]
+    other = [make_run("b", seed, "planar", 4, negative_elbo_nats=88.0, nll_nats=86.0) for seed in (0, 1)]
+    _, (_, line) = variant_table(runs + other, summarize(runs + other, "vae"))
+    assert (line[5], line[7]) == ("+2.50 ± 0.00", "-1.00 ± 0.00")
 
 
 def test_bits_per_dimension_are_only_in_the_table_of_8_bit_data():
@@ -170,6 +194,7 @@ def test_one_table_serves_csv_checks_and_cells():
 def test_a_cell_has_its_error_and_its_spread():
     column = MetricColumn("x", "X", "{:.1f}", error="x_stderr", show_spread=True)
     assert column.cell({"x": 1.25, "x_stderr": 0.5}) == "1.2 ± 0.5"
+    assert column.cell({}) == "–"
     assert column.cell({"x": 1.25, "x_stderr": 0.5}, spread=0.25) == "1.2 ± 0.5 (sd 0.25)"
 
 

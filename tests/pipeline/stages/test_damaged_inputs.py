@@ -111,6 +111,8 @@ FILES = {
     "metrics damaged": (REPORT, "metrics/vae-0.json", truncate, "damaged"),
     "protocol missing": (REPORT, "metrics/protocol/vae-0.json", remove, "cannot be read"),
     "protocol damaged": (REPORT, "metrics/protocol/vae-0.json", write("[]"), "damaged"),
+    "scores missing": (REPORT, "scores/vae-0.safetensors", remove, "cannot be read"),
+    "scores damaged": (REPORT, "scores/vae-0.safetensors", truncate, "damaged"),
     "curve missing": (REPORT, "curves/vae-0.csv", remove, "cannot be read"),
     "curve not UTF-8": (REPORT, "curves/vae-0.csv", lambda path: path.write_bytes(b"epoch\xff\n"), "damaged"),
     "curve lacks a column": (REPORT, "curves/vae-0.csv", write("epoch\n1\n"), "damaged"),

@@ -255,3 +255,31 @@ def test_the_location_is_pushed_like_a_draw_without_noise(family, settings):
     flow, zero = shared(family, settings, (2,)), torch.zeros(1, 2).double()
     drawn = posterior_in_the_plane(flow).rsample_and_log_prob(zero)[0]
     assert_agrees(drawn, lambda: posterior_in_the_plane(flow).push_loc(), [*flow.parameters(), zero])
+
+
+@every_flow
+def test_autocast_of_the_caller_does_not_reach_a_transform(family, settings):
+    """A transform is created in full precision, and used later, in a context of autocast that may be on by then."""
+    flow = shared(family, settings, (4,))
+    transform = copy.deepcopy(flow).float()(context_for(flow).float())
+    z = random(14, BATCH, 4).float()
+    expected = transform.call_and_ladj(z)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = transform.call_and_ladj(z)
+        back = transform.inv_and_ladj(z) if transform.has_inverse else ()
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+    for value, wanted in zip(back, transform.inv_and_ladj(z) if transform.has_inverse else (), strict=True):
+        assert torch.equal(value, wanted)
+
+
+@every_flow
+@every_shape
+def test_the_inverse_has_the_opposite_ladj(family, settings, latent_shape):
+    flow = shared(family, settings, latent_shape)
+    transform = flow(context_for(flow))
+    if not transform.has_inverse:
+        return
+    z = random(15, BATCH, prod(latent_shape))
+    back, ladj = transform.inv_and_ladj(z)
+    inputs = [back, *flow.parameters()]
+    assert_agrees(-ladj, lambda: flow(context_for(flow)).call_and_ladj(back)[1], inputs)

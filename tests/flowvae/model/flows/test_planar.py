@@ -27,15 +27,16 @@ def directions(num, latent_dim, size=1.0, seed=0):
 def test_u_keeps_the_map_invertible(w_size, u_size):
     w, u = directions(200, 5, w_size), directions(200, 5, u_size, seed=1)
     u[0] = -w[0] / w_size * u_size  # the worst direction
-    u_hat = invertible_u(w, u)
-    assert u_hat.isfinite().all()
+    u_hat, steepest = invertible_u(w, u)
+    assert u_hat.isfinite().all() and (steepest > 0).all()
     assert (dot(w, u_hat) >= -1 - tolerance(dot(w.abs(), u.abs() + u_hat.abs()))).all()
 
 
 def test_u_is_moved_along_w_by_the_squared_norm():
     """With ||w|| in place of its square, with log(1 + softplus), or without the shift, one of these fails."""
     w, u = directions(100, 4, 3.0), directions(100, 4, 2.0, seed=1)
-    u_hat, t = invertible_u(w, u), dot(w, u)
+    (u_hat, steepest), t = invertible_u(w, u), dot(w, u)
+    assert_close(steepest, softplus(t + SHIFT), size=dot(w.abs(), u.abs()) + 1)
     assert_close(dot(w, u_hat), softplus(t + SHIFT) - 1, size=dot(w.abs(), u.abs() + u_hat.abs()) + 1)
 
     def along():
@@ -52,19 +53,19 @@ def test_u_is_moved_along_w_by_the_squared_norm():
 def test_zero_u_is_the_identity(dtype, w_size):
     """u_hat is m(0) w / ||w||^2, in which m(0) = softplus(ln(e - 1)) - 1 cancels to 0."""
     w = directions(50, 6, w_size).to(dtype)
-    u_hat = invertible_u(w, torch.zeros_like(w))
+    u_hat = invertible_u(w, torch.zeros_like(w))[0]
     assert_close(u_hat, torch.zeros_like(w), size=1 / w_size)
 
 
 @pytest.mark.parametrize("w_size", [1e-6, 1e-2, 1.0])
 def test_correction_is_bounded_however_small_w_is(w_size):
     w, u = directions(200, 5, w_size), directions(200, 5, 2.0, seed=1)
-    assert ((invertible_u(w, u) - u).norm(dim=-1) <= 2.0 + tolerance(2.0 + 1 / w_size)).all()
+    assert ((invertible_u(w, u)[0] - u).norm(dim=-1) <= 2.0 + tolerance(2.0 + 1 / w_size)).all()
 
 
 def test_zero_w_is_finite():
     w = torch.zeros(3, 4, requires_grad=True)
-    u_hat = invertible_u(w, torch.ones(3, 4))
+    u_hat = invertible_u(w, torch.ones(3, 4))[0]
     u_hat.sum().backward()
     assert u_hat.isfinite().all() and w.grad.isfinite().all()
 
@@ -98,9 +99,10 @@ def textbook(z, w, u, b):
 def test_joint_evaluation_is_the_naive_loop(num_transforms, amortised):
     groups = (3,) if amortised else ()
     w, u, b = (random(seed, *groups, num_transforms, *rest) for seed, rest in enumerate([(5,), (5,), ()]))
-    u, z = invertible_u(w, u), random(3, 4, 3, 5)
+    z = random(3, 4, 3, 5)
     points = [(sample, i) for sample in range(4) for i in range(3)]
-    own = [[parameter[i] if amortised else parameter for parameter in (w, u, b)] for _, i in points]
+    u_hat, _ = invertible_u(w, u)
+    own = [[parameter[i] if amortised else parameter for parameter in (w, u_hat, b)] for _, i in points]
     naive = [textbook(z[point], *parameters) for point, parameters in zip(points, own, strict=True)]
     out, ladj = (torch.stack(results).unflatten(0, (4, 3)) for results in zip(*naive, strict=True))
     assert_agrees((out, ladj), lambda: PlanarTransform(w, u, b).call_and_ladj(z), [w, u, b, z])
@@ -114,8 +116,8 @@ def test_gradients_are_those_of_the_naive_loop():
     def gradients(out, ladj):
         return torch.autograd.grad((out * weight).sum() + 2 * ladj.sum(), inputs)
 
-    naive = gradients(*textbook(z, w, invertible_u(w, u), b))
-    assert_agrees(naive, lambda: gradients(*PlanarTransform(w, invertible_u(w, u), b).call_and_ladj(z[None])), inputs)
+    naive = gradients(*textbook(z, w, invertible_u(w, u)[0], b))
+    assert_agrees(naive, lambda: gradients(*PlanarTransform(w, u, b).call_and_ladj(z[None])), inputs)
 
 
 @pytest.mark.parametrize(("amortised", "groups", "context_features"), [(True, 3, 4), (False, 1, 0)])
@@ -155,6 +157,21 @@ def test_flow_is_monotone_along_w(std, amortised):
 def test_extreme_values_stay_finite(dtype, size):
     w, u, b, z = ((size * random(seed, *shape)).to(dtype) for seed, shape in enumerate([(8, 5), (8, 5), (8,), (6, 5)]))
     w.requires_grad_()
-    out, ladj = PlanarTransform(w, invertible_u(w, u), b).call_and_ladj(z)
+    out, ladj = PlanarTransform(w, u, b).call_and_ladj(z)
     (out.sum() + ladj.sum()).backward()
     assert out.isfinite().all() and ladj.isfinite().all() and w.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(("w_dot_u", "dtype"), [(-19, torch.float32), (-30, torch.float32), (-600, torch.float64)])
+def test_a_map_that_almost_folds(w_dot_u, dtype):
+    """On its hyperplane ln|det| is ln(1 + m) = ln softplus(w'u + c), about w'u + c, with gradient w at u.
+
+    1 + w'u_hat itself would be rounded to 0, and so it would be in half precision from w'u = -8 on.
+    """
+    w, u = torch.tensor([[2.0, 0.0]], dtype=dtype), torch.tensor([[w_dot_u / 2, 0.0]], dtype=dtype, requires_grad=True)
+    z = torch.zeros(1, 1, 2, dtype=dtype)
+    ladj = PlanarTransform(w, u, torch.zeros(1, dtype=dtype)).call_and_ladj(z)[1]
+    expected = math.log(math.log1p(math.exp(w_dot_u + SHIFT)))
+    assert_close(ladj, torch.full_like(ladj, expected))
+    ladj.sum().backward()
+    assert_close(u.grad, w)
