@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from flowvae.model.batch_norm import excluded
+from flowvae.model.flows.normalization import ActNormLayer
 from flowvae.model.objectives import loss_terms, objective
 from flowvae.training.config import TrainingConfig
 from flowvae.training.precision import autocast
@@ -49,6 +50,24 @@ def backward(
         losses.append(loss.detach())
         terms.append(mask * loss_terms(densities).detach().sum(1))
     return reduce(torch.add, losses), reduce(torch.add, terms)
+
+
+@torch.no_grad()
+def initialize_layers(model: nn.Module, x: Tensor, noise: Tensor, config: TrainingConfig, batch_size: int) -> None:
+    """Run the first part of a batch through layers that it initialises, if there are any that wait for one.
+
+    `backward` would do the same, but such a layer decides by its data whether it is initialised, which splits a
+    compiled model into many graphs, at all later steps too.
+
+    Args:
+        model: returned by `workers.replicate`, not compiled.
+        x, noise, config, batch_size: as for `backward`.
+    """
+    if not any(isinstance(layer, ActNormLayer) and not layer.known_initialized for layer in model.modules()):
+        return
+    x_part, noise_part, mask = split_into_parts(x, noise, min(config.accumulation_steps, batch_size))[0]
+    with autocast(x.device, config.precision), nullcontext() if mask else excluded(model):
+        model(x_part, noise_part)
 
 
 def masked_mean(values: Tensor, mask: int, workers: Workers) -> Tensor:

@@ -14,7 +14,7 @@ from flowvae.randomness import generator
 from flowvae.training.batches import gather_batches
 from flowvae.training.checkpoint import Checkpoint, Checkpoints, NoCheckpoints
 from flowvae.training.config import TrainingConfig
-from flowvae.training.gradients import backward, clip_gradients, sample_shape
+from flowvae.training.gradients import backward, clip_gradients, initialize_layers, sample_shape
 from flowvae.training.population import recompute_statistics
 from flowvae.training.schedules import learning_rate
 from flowvae.training.state import EpochRecord, TrainingState
@@ -100,13 +100,13 @@ def fit(
     num_steps = epochs_for(len(train), config) * steps_per_epoch
     valid = valid.freeze(generator(device, seed, "binarization"))
     check_every = steps_between_checks(device)
-    model = workers.replicate(vae)
+    replica = model = workers.replicate(vae)
     optimizer = torch.optim.AdamW(vae.parameters(), weight_decay=config.weight_decay, fused=True)
     state = TrainingState(vae, optimizer, config.average_decay, workers)
     if checkpoint := checkpoints.latest():
         state.restore(checkpoint)
     if config.compile:
-        model = compiled(model)
+        model = compiled(replica)
 
     while state.step < num_steps and not 0 < config.patience <= state.epochs_since_best:
         epoch, step_in_epoch = divmod(state.step, steps_per_epoch)
@@ -131,6 +131,8 @@ def fit(
                     generator=generator(device, seed, "latent", *position),
                 )[..., share, :]  # (*sample_shape, share, D)
                 beta = config.kl_warmup.weight(state.step, num_steps, steps_per_epoch)
+                if config.compile:
+                    initialize_layers(replica, x, noise, config, len(indices))
                 optimizer.zero_grad()
                 loss, terms = backward(model, x, noise, beta, config, workers, len(indices))  # (), (3,)
                 grad_norm = clip_gradients(vae, config.max_grad_norm)  # ()

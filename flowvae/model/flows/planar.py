@@ -5,7 +5,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
 from flowvae.config import PositiveInt
@@ -72,31 +71,74 @@ class PlanarRecurrence(torch.autograd.Function):
     """h_k = tanh(drive_k + sum_{j<k} gram_kj h_j), by forward substitution.
 
     The backward pass is the transposed substitution, implemented explicitly: autograd would record K
-    slices and their copies, which cost several times as much as the arithmetic.
+    slices and their copies, which cost several times as much as the arithmetic. It can be differentiated again, and
+    `torch.func` can transform the function (`vmap`, `jvp`).
     """
 
     @staticmethod
-    def forward(ctx: Any, drive: Tensor, gram: Tensor) -> Tensor:
+    def forward(drive: Tensor, gram: Tensor) -> Tensor:
         """Solve for h, shape (K, groups, N), given drive (K, groups, N) and gram (K, K, groups)."""
         h = drive.clone()
         for k in range(len(h)):
             h[k].tanh_()
             h[k + 1 :].addcmul_(h[k], gram[k + 1 :, k, :, None])
-        ctx.save_for_backward(h, gram)
         return h
 
     @staticmethod
-    @once_differentiable
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(output, inputs[1])
+        ctx.save_for_forward(output, inputs[1])
+
+    @staticmethod
     def backward(ctx: Any, grad_h: Tensor) -> tuple[Tensor, Tensor]:
         h, gram = ctx.saved_tensors
-        slope = 1 - h.square()
-        grad = grad_h.clone()  # row k holds dL/dh_k until visited, then dL/da_k
-        for k in reversed(range(len(h))):
-            grad[k].mul_(slope[k])
-            grad[:k].addcmul_(grad[k], gram[k, :k, :, None])
-        grad_gram = torch.einsum("kgn,jgn->kjg", grad, h)
-        below_diagonal = torch.ones(len(h), len(h), dtype=torch.bool, device=h.device).tril(-1)
-        return grad, grad_gram * below_diagonal[..., None]
+        grad = differentiable_backward(grad_h, h, gram) if torch.is_grad_enabled() else fast_backward(grad_h, h, gram)
+        return grad, torch.einsum("kgn,jgn->kjg", grad, h) * below_diagonal(h)
+
+    @staticmethod
+    def jvp(ctx: Any, drive: Tensor, gram: Tensor) -> Tensor:
+        """The tangent of h, given those of the inputs."""
+        h, gram_value = ctx.saved_tensors
+        pushed = drive + torch.einsum("kjg,jgn->kgn", gram * below_diagonal(h), h)
+        rows: list[Tensor] = []
+        for k in range(len(h)):
+            earlier = [gram_value[k, j, :, None] * row for j, row in enumerate(rows)]
+            rows.append((1 - h[k].square()) * sum(earlier, start=pushed[k]))
+        return torch.stack(rows)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, int | None], drive: Tensor, gram: Tensor) -> tuple[Tensor, int]:
+        """Treat the new axis as further groups."""
+        batched = [
+            value.expand(info.batch_size, *value.shape) if dim is None else value.movedim(dim, 0)
+            for value, dim in zip((drive, gram), in_dims, strict=True)
+        ]  # (batch, K, groups, N), (batch, K, K, groups)
+        h = PlanarRecurrence.apply(batched[0].movedim(0, 1).flatten(1, 2), batched[1].movedim(0, 2).flatten(2, 3))
+        return h.unflatten(1, (info.batch_size, -1)), 1
+
+
+def fast_backward(grad_h: Tensor, h: Tensor, gram: Tensor) -> Tensor:
+    """The transposed substitution: dL/da_k for a_k = drive_k + sum_{j<k} gram_kj h_j, shape (K, groups, N)."""
+    slope = 1 - h.square()
+    grad = grad_h.clone()  # row k holds dL/dh_k until visited, then dL/da_k
+    for k in reversed(range(len(h))):
+        grad[k].mul_(slope[k])
+        grad[:k].addcmul_(grad[k], gram[k, :k, :, None])
+    return grad
+
+
+def differentiable_backward(grad_h: Tensor, h: Tensor, gram: Tensor) -> Tensor:
+    """`fast_backward` without operations in place, which autograd could not record."""
+    later: list[Tensor] = []  # dL/da_j for j > k, the last first
+    for k in reversed(range(len(h))):
+        pulled = [gram[-1 - i, k, :, None] * row for i, row in enumerate(later)]
+        later.append((1 - h[k].square()) * sum(pulled, start=grad_h[k]))
+    return torch.stack(later[::-1])
+
+
+def below_diagonal(h: Tensor) -> Tensor:
+    """1 for the entries j < k of gram, 0 elsewhere, shape (K, K, 1)."""
+    return torch.ones(len(h), len(h), dtype=h.dtype, device=h.device).tril(-1)[..., None]
 
 
 def invertible_u(w: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ from examples import (
     uniform_grey,
 )
 from tolerances import assert_close, assert_sum, size_of, tolerance
+from torch._dynamo.utils import counters
 
 from flowvae.model.objectives import elbo, importance_weighted_bound, kl, objective
 from flowvae.training import loop
@@ -283,6 +284,28 @@ def test_bfloat16_keeps_the_flow_and_the_densities_in_full_precision():
     expected = fit(exact, random_bits(20), VALID, training_config(epochs=1), seed=0)
     assert records[0].train_negative_elbo == pytest.approx(expected[0].train_negative_elbo, rel=0.01)
     assert records != expected
+
+
+@pytest.mark.filterwarnings("ignore")  # raised in the compiler
+@pytest.mark.parametrize("halted", [False, True])
+def test_a_compiled_model_is_one_graph(monkeypatch, halted):
+    """Also with act norm, which the first batch initialises, and after a resume, when that batch is over."""
+    settings, train = FLOW_SETTINGS["real_nvp"][3], random_bits(20)
+    assert settings["normalization"] == "act_norm"
+    plain, vae = (tiny_vae("real_nvp", std=0, settings=settings) for _ in range(2))
+    monkeypatch.setattr(loop, "compiled", lambda model: torch.compile(model, backend="eager"))
+    torch._dynamo.reset()
+    counters.clear()
+    if halted:  # initialised, and loaded from a file
+        fit(vae, train, VALID, training_config(epochs=1), seed=0)
+        fit(plain, train, VALID, training_config(epochs=1), seed=0)
+        vae.load_state_dict(copy.deepcopy(vae.state_dict()))
+    fit(vae, train, VALID, training_config(epochs=2, compile=True, batch_size=10), seed=0)
+    assert not counters["graph_break"] and counters["stats"]["unique_graphs"] == 1
+    fit(plain, train, VALID, training_config(epochs=2, batch_size=10), seed=0)
+    assert vae.flow.norms[0].initialized
+    for name, value in plain.named_parameters():
+        assert_close(vae.get_parameter(name), value, num_operations=NUM_OPERATIONS)
 
 
 @pytest.mark.slow

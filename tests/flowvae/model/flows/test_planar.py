@@ -77,6 +77,49 @@ def test_recurrence_gradcheck(num_transforms, groups, num_points):
     assert_gradients(PlanarRecurrence.apply, [drive, gram], size=10)
 
 
+def naive_recurrence(drive, gram):
+    rows = []
+    for k in range(len(drive)):
+        rows.append(torch.tanh(drive[k] + sum(gram[k, j, :, None] * rows[j] for j in range(k))))
+    return torch.stack(rows)
+
+
+def test_recurrence_has_second_derivatives():
+    drive, gram, weight = random(0, 3, 2, 4), random(1, 3, 3, 2), random(2, 3, 2, 4)
+
+    def gradient(function, drive, gram):
+        inputs = [drive.requires_grad_(), gram.requires_grad_()]
+        return torch.autograd.grad((weight * function(*inputs)).sum(), inputs, create_graph=True)
+
+    def second(function, drive, gram):
+        first = gradient(function, drive, gram)
+        return torch.autograd.grad(sum(value.square().sum() for value in first), [drive, gram])
+
+    expected = second(naive_recurrence, drive.clone(), gram.clone())
+    assert_agrees(expected, lambda: second(PlanarRecurrence.apply, drive, gram), [drive, gram])
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")  # torch's own forward mode uses it
+@pytest.mark.parametrize("transform", ["jacrev", "jacfwd", "hessian", "vmap of drive", "vmap of gram", "vmap of grad"])
+def test_recurrence_under_torch_func(transform):
+    drive, gram = random(0, 5, 3, 2, 4), random(1, 5, 3, 3, 2)
+
+    def results(function):
+        loss = lambda drive, gram: function(drive, gram).square().sum()  # noqa: E731
+        match transform:
+            case "jacrev" | "jacfwd":
+                return getattr(torch.func, transform)(function, argnums=(0, 1))(drive[0], gram[0])
+            case "hessian":
+                return [value for row in torch.func.hessian(loss, (0, 1))(drive[0], gram[0]) for value in row]
+            case "vmap of drive":
+                return torch.func.vmap(function, in_dims=(0, None))(drive, gram[0])
+            case "vmap of gram":
+                return torch.func.vmap(function, in_dims=(None, 0))(drive[0], gram)
+        return torch.func.vmap(torch.func.grad(loss, argnums=(0, 1)))(drive, gram)
+
+    assert_agrees(results(naive_recurrence), lambda: results(PlanarRecurrence.apply), [drive, gram])
+
+
 def test_recurrence_leaves_its_inputs_alone():
     drive, gram = random(0, 4, 2, 3), random(1, 4, 4, 2)
     kept = drive.clone(), gram.clone()
