@@ -127,3 +127,8 @@ def affine(z: Tensor, log_scale: Tensor, shift: Tensor) -> Tensor:
 def affine_inv(z: Tensor, log_scale: Tensor, shift: Tensor) -> Tensor:
     """Return the point that `affine` maps to z."""
     return (z - shift) * (-log_scale).exp()
+
+
+def bounded(raw: Tensor, bound: float) -> Tensor:
+    """Return a number between -bound and bound that is about `raw` near 0: bound * tanh(raw / bound)."""
+    return bound * torch.tanh(raw / bound)

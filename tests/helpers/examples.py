@@ -33,6 +33,15 @@ FLOW_SETTINGS = {
         {"num_transforms": 4, "amortised": True},
         {"num_transforms": 3, "amortised": False},
     ),
+    "radial": (
+        {"num_transforms": 1, "amortised": True},
+        {"num_transforms": 4, "amortised": False},
+        {"num_transforms": 3, "amortised": True},
+    ),
+    "householder": (
+        {"num_transforms": 1, "amortised": False},
+        {"num_transforms": 3, "amortised": True},
+    ),
     "real_nvp": (
         {"num_transforms": 1, "hidden_features": (6,), "context": True, "log_scale_bound": 2.0} | PLAIN,
         {"num_transforms": 3, "hidden_features": (5, 4), "context": True, "log_scale_bound": 1.0} | PLAIN,
@@ -45,6 +54,21 @@ FLOW_SETTINGS = {
         CONV | PLAIN,
         CONV | {"normalization": "batch_norm", "weight_norm": True, "net_batch_norm": True},
         CONV | PLAIN | {"num_transforms": 1, "num_blocks": 0, "context": False, "normalization": "act_norm"},
+    ),
+}
+FLOW_SETTINGS |= {
+    "autoregressive": (
+        {"num_transforms": 1, "hidden_features": (7,), "context": True, "log_scale_bound": 2.0},
+        {"num_transforms": 3, "hidden_features": (9, 8), "context": False, "log_scale_bound": 1.0},
+        {"num_transforms": 2, "hidden_features": (3,), "context": True, "log_scale_bound": 2.0},
+    ),
+    "spline_coupling": (
+        {"num_transforms": 1, "hidden_features": (6,), "context": False, "num_bins": 3, "bound": 3.0},
+        {"num_transforms": 2, "hidden_features": (5, 4), "context": True, "num_bins": 4, "bound": 4.0},
+    ),
+    "spline_autoregressive": (
+        {"num_transforms": 1, "hidden_features": (7,), "context": True, "num_bins": 3, "bound": 3.0},
+        {"num_transforms": 2, "hidden_features": (4,), "context": False, "num_bins": 2, "bound": 4.0},
     ),
 }
 MAPS = {2: (2, 1, 1), 4: (1, 2, 2), 5: (5, 1, 1), 8: (2, 2, 2), 16: (1, 4, 4)}  # that vectors are reshaped to

@@ -1,7 +1,8 @@
 """Families of normalizing flows.
 
 A family is one file in this folder and one entry in FLOWS (see `family` for the contract). Its config is the schema of
-a variant in `params.yaml`. `coupling`, `normalization` and `partitions` are parts that families share.
+a variant in `params.yaml`. `coupling`, `autoregressive_stack`, `spline`, `normalization` and `partitions` are parts
+that families share.
 """
 
 from functools import reduce
@@ -10,17 +11,27 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from flowvae.model.flows.autoregressive import AffineAutoregressiveConfig, AffineAutoregressiveFlow
 from flowvae.model.flows.conv_real_nvp import ConvRealNVP, ConvRealNVPConfig
 from flowvae.model.flows.family import Flow, FlowConfig, FlowEntry
+from flowvae.model.flows.householder import HouseholderConfig, HouseholderFlow
 from flowvae.model.flows.none import NoFlow, NoFlowConfig
 from flowvae.model.flows.planar import PlanarConfig, PlanarFlow
+from flowvae.model.flows.radial import RadialConfig, RadialFlow
 from flowvae.model.flows.real_nvp import RealNVP, RealNVPConfig
+from flowvae.model.flows.spline_autoregressive import SplineAutoregressiveConfig, SplineAutoregressiveFlow
+from flowvae.model.flows.spline_coupling import SplineCoupling, SplineCouplingConfig
 
 FLOWS = {
     "none": FlowEntry(NoFlowConfig, NoFlow),
     "planar": FlowEntry(PlanarConfig, PlanarFlow),
+    "radial": FlowEntry(RadialConfig, RadialFlow),
+    "householder": FlowEntry(HouseholderConfig, HouseholderFlow),
     "real_nvp": FlowEntry(RealNVPConfig, RealNVP),
     "conv_real_nvp": FlowEntry(ConvRealNVPConfig, ConvRealNVP),
+    "autoregressive": FlowEntry(AffineAutoregressiveConfig, AffineAutoregressiveFlow),
+    "spline_coupling": FlowEntry(SplineCouplingConfig, SplineCoupling),
+    "spline_autoregressive": FlowEntry(SplineAutoregressiveConfig, SplineAutoregressiveFlow),
 }
 
 if TYPE_CHECKING:  # a type checker cannot evaluate the union of the table's entries

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from flowvae.config import NonNegativeInt, PositiveInt
 from flowvae.model.batch_norm import BatchNorm
-from flowvae.model.flows.coupling import ALTERNATING, CouplingConfig, CouplingStack
+from flowvae.model.flows.coupling import ALTERNATING, AffineCouplings, CouplingConfig
 from flowvae.model.flows.family import Flow
 from flowvae.model.flows.normalization import Normalization, norm_layers
 from flowvae.model.flows.partitions import ChannelSplit, Checkerboard, MapShape, checkerboard
@@ -170,7 +170,7 @@ class ConvRealNVP(Flow):
         for k in range(self.num_transforms):
             for i, partition in enumerate(partitions, start=k * len(partitions)):
                 pair = slice(2 * i, 2 * i + 2)
-                transforms.append(CouplingStack(nets[pair], terms[pair], partition, self.log_scale_bound, self.gain))
+                transforms.append(AffineCouplings(nets[pair], terms[pair], partition, self.log_scale_bound, self.gain))
             transforms += [self.norms[k]()] if self.norms else []
         return ComposedTransform(transforms)
 

@@ -1,5 +1,6 @@
-"""Affine couplings of two blocks of the latent vector, for any partition into blocks (arXiv:1605.08803, section 3)."""
+"""Couplings of two blocks of the latent vector, for any partition into blocks (arXiv:1605.08803, section 3)."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -9,13 +10,13 @@ from flowvae.config import PositiveFloat, PositiveInt
 from flowvae.model.flows.family import FlowConfig
 from flowvae.model.flows.normalization import Normalization
 from flowvae.model.flows.partitions import Partition
-from flowvae.model.transforms import Transform, affine, affine_inv
+from flowvae.model.transforms import Transform, affine, affine_inv, bounded
 
 ALTERNATING = (1, 0)  # the block that each coupling of a pair moves
 
 
 class CouplingConfig(FlowConfig):
-    """Settings that all families of coupling flows have."""
+    """Settings that all families of affine couplings have."""
 
     num_transforms: PositiveInt
     context: bool
@@ -26,23 +27,69 @@ class CouplingConfig(FlowConfig):
 
 
 class CouplingStack(Transform):
-    """Affine couplings that move the two blocks of the latent vector in turns.
+    """Couplings that move the two blocks of the latent vector in turns, each element by a function of its own.
 
-        y_kept = z_kept,  y_moved = z_moved * exp(s) + t,  (s, t) = net(z_kept, context)
-        ln|det| = sum s
-
-    arXiv:1605.08803, equations 4 to 6; s is bounded by log_scale_bound * tanh(. / log_scale_bound). The vector is split
-    before the first coupling and joined after the last.
+    arXiv:1605.08803, section 3.4. The vector is split before the first coupling and joined after the last. Subclasses
+    define the functions.
 
     Args:
-        nets: one per coupling; (z_kept, context term) -> raw s and t, concatenated on the axis of features.
+        nets: one per coupling; (z_kept, context term) -> parameters of the functions of the elements that it moves.
         context_terms: one per net, the context's contribution (`flowvae.model.networks.context_terms`).
         partition: the two blocks.
-        log_scale_bound: bound on |s|.
         gain: factor by which the nets' outputs are multiplied.
     """
 
     has_inverse = True
+
+    def __init__(
+        self, nets: Sequence[nn.Module], context_terms: Sequence[Tensor | None], partition: Partition, gain: float
+    ) -> None:
+        self.nets, self.context_terms, self.partition, self.gain = nets, context_terms, partition, gain
+
+    def _call_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        blocks = self.partition.split(z)
+        log_slopes = [torch.zeros_like(block) for block in blocks]  # summed over couplings
+        for i in range(len(self.nets)):
+            moved = ALTERNATING[i % 2]
+            blocks[moved], log_slope = self.move(i, blocks[moved], blocks[1 - moved])
+            log_slopes[moved] = log_slopes[moved] + log_slope
+        return self.partition.join(blocks), self.partition.join(log_slopes).sum(-1)
+
+    def _inv_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        blocks = self.partition.split(z)
+        log_slopes = [torch.zeros_like(block) for block in blocks]
+        for i in reversed(range(len(self.nets))):
+            moved = ALTERNATING[i % 2]
+            blocks[moved], log_slope = self.move_back(i, blocks[moved], blocks[1 - moved])
+            log_slopes[moved] = log_slopes[moved] + log_slope
+        return self.partition.join(blocks), self.partition.join(log_slopes).sum(-1)
+
+    def output(self, i: int, kept: Tensor) -> Tensor:
+        """What net i returns for the block that coupling i keeps, times the gain."""
+        return self.gain * self.nets[i](kept, self.context_terms[i])
+
+    @abstractmethod
+    def move(self, i: int, block: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """The block that coupling i moves, and ln of the slope of each of its elements, given the block it keeps."""
+
+    @abstractmethod
+    def move_back(self, i: int, block: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """Invert `move`; the slopes are those of the inverse."""
+
+
+class AffineCouplings(CouplingStack):
+    """Affine couplings.
+
+        y_kept = z_kept,  y_moved = z_moved * exp(s) + t,  (s, t) = net(z_kept, context)
+        ln|det| = sum s
+
+    arXiv:1605.08803, equations 4 to 6; s is bounded by log_scale_bound * tanh(. / log_scale_bound).
+
+    Args:
+        nets: one per coupling; (z_kept, context term) -> raw s and t, concatenated on the axis of features.
+        context_terms, partition, gain: as for `CouplingStack`.
+        log_scale_bound: bound on |s|.
+    """
 
     def __init__(
         self,
@@ -52,31 +99,18 @@ class CouplingStack(Transform):
         log_scale_bound: float,
         gain: float,
     ) -> None:
-        self.nets, self.context_terms, self.partition = nets, context_terms, partition
-        self.log_scale_bound, self.gain = log_scale_bound, gain
+        super().__init__(nets, context_terms, partition, gain)
+        self.log_scale_bound = log_scale_bound
 
-    def _call_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        blocks = self.partition.split(z)
-        log_scales = [torch.zeros_like(block) for block in blocks]  # summed over couplings
-        for i in range(len(self.nets)):
-            moved = ALTERNATING[i % 2]
-            s, t = self.scale_and_shift(i, blocks[1 - moved])
-            blocks[moved] = affine(blocks[moved], s, t)
-            log_scales[moved] = log_scales[moved] + s
-        return self.partition.join(blocks), self.partition.join(log_scales).sum(-1)
+    def move(self, i: int, block: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+        s, t = self.scale_and_shift(i, kept)
+        return affine(block, s, t), s
 
-    def _inv_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        blocks = self.partition.split(z)
-        log_scales = [torch.zeros_like(block) for block in blocks]
-        for i in reversed(range(len(self.nets))):
-            moved = ALTERNATING[i % 2]
-            s, t = self.scale_and_shift(i, blocks[1 - moved])
-            blocks[moved] = affine_inv(blocks[moved], s, t)
-            log_scales[moved] = log_scales[moved] - s
-        return self.partition.join(blocks), self.partition.join(log_scales).sum(-1)
+    def move_back(self, i: int, block: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+        s, t = self.scale_and_shift(i, kept)
+        return affine_inv(block, s, t), -s
 
     def scale_and_shift(self, i: int, kept: Tensor) -> tuple[Tensor, Tensor]:
         """Log-scale s and shift t of coupling i, each with the shape of the block that it moves."""
-        raw = self.partition.confine(self.gain * self.nets[i](kept, self.context_terms[i]), ALTERNATING[i % 2])
-        raw, t = raw.chunk(2, dim=self.partition.axis)
-        return self.log_scale_bound * torch.tanh(raw / self.log_scale_bound), t
+        raw, t = self.partition.confine(self.output(i, kept), ALTERNATING[i % 2]).chunk(2, dim=self.partition.axis)
+        return bounded(raw, self.log_scale_bound), t

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from flowvae.config import PositiveInt
-from flowvae.model.flows.coupling import ALTERNATING, CouplingConfig, CouplingStack
+from flowvae.model.flows.coupling import ALTERNATING, AffineCouplings, CouplingConfig
 from flowvae.model.flows.family import Flow
 from flowvae.model.flows.normalization import Normalization, norm_layers
 from flowvae.model.flows.partitions import Halves
@@ -93,5 +93,5 @@ class RealNVP(Flow):
             transforms += [self._couplings(nets[pair], terms[pair]), norm()]
         return ComposedTransform(transforms)
 
-    def _couplings(self, nets: Sequence[nn.Module], terms: Sequence[Tensor | None]) -> CouplingStack:
-        return CouplingStack(nets, terms, Halves(self.sizes), self.log_scale_bound, self.gain)
+    def _couplings(self, nets: Sequence[nn.Module], terms: Sequence[Tensor | None]) -> AffineCouplings:
+        return AffineCouplings(nets, terms, Halves(self.sizes), self.log_scale_bound, self.gain)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from flowvae.model.networks.conv import ConvDecoder, ConvDecoderConfig, ConvEncoder, ConvEncoderConfig
 from flowvae.model.networks.heads import SOFTPLUS_INV_ONE, bottom_shape
+from flowvae.model.networks.masked import MaskedLinear, MaskedMLP
 from flowvae.model.networks.mlp import MLP, context_terms
 from flowvae.model.networks.network import DecoderConfig, EncoderConfig, NetworkEntry
 from flowvae.model.networks.residual import (
@@ -86,6 +87,8 @@ __all__ = [
     "ConvEncoder",
     "DecoderConfig",
     "EncoderConfig",
+    "MaskedLinear",
+    "MaskedMLP",
     "NetworkEntry",
     "ResidualDecoder",
     "ResidualEncoder",

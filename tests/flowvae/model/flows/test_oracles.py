@@ -12,7 +12,12 @@ import pytest
 
 FOLDER = Path(__file__).parent / "oracles"
 ROOT = Path(__file__).parents[4]
-ORACLES = {"pyro": "pyro_agrees.py", "zuko": "zuko_agrees.py", "torch": "torch_agrees.py"}
+ORACLES = {
+    "pyro": "pyro_agrees.py",
+    "pyro families": "pyro_families_agree.py",
+    "zuko": "zuko_agrees.py",
+    "torch": "torch_agrees.py",
+}
 
 
 @pytest.fixture(scope="module")

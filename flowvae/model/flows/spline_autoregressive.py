@@ -1,0 +1,83 @@
+"""Autoregressive transformations by rational-quadratic splines: Durkan et al. 2019, arXiv:1906.04032, section 3.2."""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from flowvae.config import PositiveFloat, PositiveInt
+from flowvae.model.flows.autoregressive_stack import AutoregressiveFlow, AutoregressiveStack
+from flowvae.model.flows.family import FlowConfig
+from flowvae.model.flows.spline import num_parameters, spline, spline_inv
+
+
+class SplineAutoregressiveConfig(FlowConfig):
+    flow: Literal["spline_autoregressive"]
+    num_transforms: PositiveInt
+    hidden_features: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)]
+    context: bool
+    num_bins: Annotated[int, Field(ge=2)]
+    bound: PositiveFloat
+
+
+class SplineAutoregressive(AutoregressiveStack):
+    """Every element is moved by a spline, whose parameters depend on the elements before it.
+
+    Args:
+        nets: with 3 num_bins - 1 outputs per element.
+        context_terms, degrees, gain: as for `AutoregressiveStack`.
+        bound: of the splines.
+    """
+
+    def __init__(
+        self,
+        nets: Sequence[nn.Module],
+        context_terms: Sequence[Tensor | None],
+        degrees: Tensor,
+        gain: float,
+        bound: float,
+    ) -> None:
+        super().__init__(nets, context_terms, degrees, gain)
+        self.bound = bound
+
+    def move(self, parameters: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        return spline(parameters, z, self.bound)
+
+    def move_back(self, parameters: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        return spline_inv(parameters, z, self.bound)
+
+
+class SplineAutoregressiveFlow(AutoregressiveFlow):
+    """K autoregressive transformations by splines; initialised as the identity.
+
+    Args:
+        latent_shape, context_features, num_transforms, hidden_features, context: as for `AutoregressiveFlow`.
+        num_bins: bins of a spline.
+        bound: end of the interval outside which a spline is the identity.
+    """
+
+    def __init__(
+        self,
+        latent_shape: tuple[int, ...],
+        context_features: int,
+        *,
+        num_transforms: int,
+        hidden_features: Sequence[int],
+        context: bool,
+        num_bins: int,
+        bound: float,
+    ) -> None:
+        super().__init__(
+            latent_shape,
+            context_features,
+            num_transforms=num_transforms,
+            hidden_features=hidden_features,
+            context=context,
+            num_outputs=num_parameters(num_bins),
+        )
+        self.bound = bound
+
+    def forward(self, context: Tensor) -> SplineAutoregressive:
+        terms = self.context_terms(context)
+        return SplineAutoregressive(list(self.nets), terms, self.degrees, self.gain, self.bound)

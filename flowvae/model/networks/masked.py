@@ -1,0 +1,72 @@
+"""Autoregressive networks: Germain et al. 2015, "MADE", arXiv:1502.03509."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from flowvae.model.networks.weight_norm import zero_layer
+
+
+class MaskedLinear(nn.Linear):
+    """A linear layer without the connections where a mask is 0.
+
+    Args:
+        mask: 1 where an output may depend on an input, shape (out, in).
+        bias: whether outputs have one.
+    """
+
+    mask: Tensor
+
+    def __init__(self, mask: Tensor, *, bias: bool = True) -> None:
+        super().__init__(mask.shape[1], mask.shape[0], bias=bias)
+        self.register_buffer("mask", mask.to(self.weight.dtype), persistent=False)
+        with torch.no_grad():  # each output keeps the scale that it has with all connections
+            share = self.mask.mean(1, keepdim=True).clamp_min(1 / mask.shape[1])
+            self.weight.mul_(self.mask * share.rsqrt())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight * self.mask, self.bias)
+
+
+class MaskedMLP(nn.Module):
+    """Fully connected layers with SiLU between them, whose output d depends on the inputs before d in an order.
+
+    Each hidden unit has a degree, and depends on inputs of at most this degree; output d depends on units of smaller
+    degrees. The degrees are evenly spaced where the paper draws them. Direct connections let an output depend on all
+    inputs before it also where hidden layers are narrower than the input. Hidden units of degree 0 depend on the
+    context only; through them it reaches the first output. The last layers are initialised to zero.
+
+    Args:
+        degrees: position of each input in the order, from 1 to D, shape (D,).
+        hidden_features: widths of the hidden layers; at least one.
+        num_outputs: outputs per input.
+        context_features: size of the context; 0 for none. It enters the first layer, as in `MLP`.
+    """
+
+    def __init__(
+        self, degrees: Tensor, hidden_features: Sequence[int], num_outputs: int, context_features: int = 0
+    ) -> None:
+        super().__init__()
+        dim, lowest = len(degrees), 0 if context_features else min(1, len(degrees) - 1)
+        hidden = [lowest + torch.arange(width) * (dim - lowest) // width for width in hidden_features]
+        outputs = degrees.repeat_interleave(num_outputs)
+        self.first = MaskedLinear(hidden[0][:, None] >= degrees)
+        self.context = nn.Linear(context_features, hidden_features[0], bias=False) if context_features else None
+        layers: list[nn.Module] = []
+        for before, after in pairwise(hidden):
+            layers += [nn.SiLU(), MaskedLinear(after[:, None] >= before)]
+        self.rest = nn.Sequential(*layers, nn.SiLU(), MaskedLinear(outputs[:, None] > hidden[-1]))
+        self.direct = MaskedLinear(outputs[:, None] > degrees, bias=False)
+        self.num_outputs = num_outputs
+        zero_layer(self.rest[-1])
+        nn.init.zeros_(self.direct.weight)
+
+    def forward(self, z: Tensor, context_term: Tensor | None = None) -> Tensor:
+        """z (*sample_shape, batch, D), context_term (batch, first hidden) -> (*sample_shape, batch, D, outputs)."""
+        hidden = self.first(z)
+        if context_term is not None:
+            hidden = hidden + context_term
+        return (self.rest(hidden) + self.direct(z)).unflatten(-1, (-1, self.num_outputs))

@@ -1,0 +1,95 @@
+"""Radial, Householder, autoregressive and spline flows: the results of Pyro for the same numbers."""
+
+from importlib import import_module
+
+import torch
+from pyro.distributions.transforms import AffineAutoregressive, Householder, Radial
+from tolerances import assert_agrees, assert_close
+from torch import nn
+from torch.nn.functional import softplus
+
+from flowvae.model.flows.autoregressive import AffineAutoregressiveFlow
+from flowvae.model.flows.householder import HouseholderFlow
+from flowvae.model.flows.radial import RadialTransform
+from flowvae.model.flows.spline import knots_of, num_parameters, spline, spline_inv
+from flowvae.model.transforms import bounded
+
+torch.manual_seed(0)
+torch.set_default_dtype(torch.float64)
+D, K, N, BOUND = 4, 5, 30, 3.0
+
+
+def check_radial():
+    """Pyro's beta is -alpha + softplus(beta'), which is alpha (m - 1) for m = softplus(beta') / alpha."""
+    centre, raw, z = torch.randn(K, D), torch.randn(K, 2), torch.randn(N, D)
+    alpha, alpha_m = softplus(raw).unbind(-1)
+    point, total = z, torch.zeros(N)
+    for k in range(K):
+        oracle = Radial(D)
+        oracle.x0.data, oracle.alpha_prime.data, oracle.beta_prime.data = centre[k], raw[k, :1], raw[k, 1:]
+        mapped = oracle(point)
+        total = total + oracle.log_abs_det_jacobian(point, mapped)
+        point = mapped.detach()
+    m = (alpha_m / alpha).detach()
+    transform = RadialTransform(centre, alpha, m)
+    assert_agrees((point[:, None], total[:, None]), lambda: transform.call_and_ladj(z[:, None]), [centre, alpha, m, z])
+
+
+def check_householder():
+    flow, z = HouseholderFlow((D,), 0, num_transforms=K, amortised=False), torch.randn(N, D)
+    flow.bias.data += torch.randn_like(flow.bias)
+    oracle = Householder(D, 2 * K)
+    oracle.u_unnormed.data = flow.bias.data.cumsum(-2).flatten(0, 1)  # v, then v + u
+    transform = flow(torch.zeros(N, 0))
+    assert_agrees((oracle._call(z), oracle._inverse(z)), lambda: (transform.call_and_ladj(z)[0], transform.inv(z)), [z])
+
+
+class Outputs(nn.Module):
+    """Mean and log-scale, as Pyro wants them from a network."""
+
+    def __init__(self, flow, k):
+        super().__init__()
+        self.flow, self.k = flow, k
+        self.permutation = flow.degrees[k].argsort().tolist()
+
+    def forward(self, z):
+        raw, t = (self.flow.gain * self.flow.nets[self.k](z)).unbind(-1)
+        return t, bounded(raw, self.flow.log_scale_bound)
+
+
+def check_autoregressive():
+    flow = AffineAutoregressiveFlow((D,), 0, num_transforms=3, hidden_features=(8,), context=False, log_scale_bound=1.5)
+    for parameter in flow.parameters():
+        parameter.data += 0.4 * torch.randn_like(parameter)
+    oracles = [AffineAutoregressive(Outputs(flow, k)) for k in range(3)]
+    z, total = torch.randn(N, D), torch.zeros(N)
+    point = z
+    for oracle in oracles:
+        mapped = oracle._call(point)
+        total = total + oracle.log_abs_det_jacobian(point, mapped)
+        point = mapped
+    inputs = [z, *flow.parameters()]
+    assert_agrees((point, total), lambda: flow(torch.zeros(N, 0)).call_and_ladj(z), inputs)
+    back = z
+    for oracle in reversed(oracles):
+        back = oracle._inverse(back)
+    assert_agrees(back, lambda: flow(torch.zeros(N, 0)).inv(z), inputs)
+
+
+def check_splines():
+    pyro_spline = import_module("pyro.distributions.transforms.spline")._monotonic_rational_spline
+    exact = {"bound": BOUND, "min_bin_width": 0.0, "min_bin_height": 0.0, "min_derivative": 0.0, "eps": 0.0}
+    rows, x = torch.randn(N, D, num_parameters(6)), 0.99 * BOUND * torch.tanh(torch.randn(N, D))
+    knots, values, slopes = knots_of(rows, BOUND)
+    shares = [edges.diff() / (2 * BOUND) for edges in (knots, values)]
+    for ours, inverse in ((spline, False), (spline_inv, True)):
+        expected = pyro_spline(x, *shares, slopes[..., 1:-1], inverse=inverse, **exact)
+        sizes = [torch.full_like(x, 1e3)] * 2  # of positions in bins of a few percent of the interval
+        assert_close(ours(rows, x, BOUND), expected, size=sizes)
+
+
+check_radial()
+check_householder()
+check_autoregressive()
+check_splines()
+print("agrees")
