@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from flowvae.model.batch_norm import excluded
-from flowvae.model.flows.normalization import ActNormLayer
+from flowvae.model.flows import awaits_first_batch
 from flowvae.model.objectives import loss_terms, objective
 from flowvae.training.config import TrainingConfig
 from flowvae.training.precision import autocast
@@ -63,7 +63,7 @@ def initialize_layers(model: nn.Module, x: Tensor, noise: Tensor, config: Traini
         model: returned by `workers.replicate`, not compiled.
         x, noise, config, batch_size: as for `backward`.
     """
-    if not any(isinstance(layer, ActNormLayer) and not layer.known_initialized for layer in model.modules()):
+    if not awaits_first_batch(model):
         return
     x_part, noise_part, mask = split_into_parts(x, noise, min(config.accumulation_steps, batch_size))[0]
     with autocast(x.device, config.precision), nullcontext() if mask else excluded(model):

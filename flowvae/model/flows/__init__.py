@@ -16,6 +16,7 @@ from flowvae.model.flows.conv_real_nvp import ConvRealNVP, ConvRealNVPConfig
 from flowvae.model.flows.family import Flow, FlowConfig, FlowEntry
 from flowvae.model.flows.householder import HouseholderConfig, HouseholderFlow
 from flowvae.model.flows.none import NoFlow, NoFlowConfig
+from flowvae.model.flows.normalization import awaits_first_batch
 from flowvae.model.flows.planar import PlanarConfig, PlanarFlow
 from flowvae.model.flows.radial import RadialConfig, RadialFlow
 from flowvae.model.flows.real_nvp import RealNVP, RealNVPConfig
@@ -55,4 +56,4 @@ def build_flow(config: FlowConfig, latent_shape: tuple[int, ...], context_featur
     return FLOWS[config.flow].module(latent_shape, context_features, **settings)
 
 
-__all__ = ["FLOWS", "AnyFlowConfig", "Flow", "FlowConfig", "FlowEntry", "build_flow"]
+__all__ = ["FLOWS", "AnyFlowConfig", "Flow", "FlowConfig", "FlowEntry", "awaits_first_batch", "build_flow"]

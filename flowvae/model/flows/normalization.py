@@ -146,6 +146,11 @@ def recheck_initialized(layer: ActNormLayer, incompatible_keys: Any) -> None:
     layer.known_initialized = False
 
 
+def awaits_first_batch(module: nn.Module) -> bool:
+    """Whether a module has layers that the next batch in training will initialise, or that have yet to look."""
+    return any(isinstance(layer, ActNormLayer) and not layer.known_initialized for layer in module.modules())
+
+
 LAYERS: dict[Normalization, type[NormLayer]] = {"batch_norm": BatchNormLayer, "act_norm": ActNormLayer}
 
 

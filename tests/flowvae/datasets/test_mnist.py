@@ -66,6 +66,7 @@ def test_fallback_labels_belong_to_their_images(fallback):
     assert (torch.cdist(pixels, means).argmin(1) == labels).double().mean() > 0.7
 
 
+@pytest.mark.long
 def test_fallback_shuffle_depends_on_the_seed(fallback):
     again, other = read_fallback(0), read_fallback(1)
     assert all(

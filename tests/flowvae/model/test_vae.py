@@ -141,6 +141,7 @@ def shaded(likelihood, num_images=32):
     return (levels > 127).float() if LIKELIHOODS[likelihood["name"]].likelihood.of_bits else levels / 255
 
 
+@pytest.mark.long
 @every_likelihood
 def test_it_learns(likelihood):
     """Within 300 steps, images cost 12 % less than under a uniform distribution."""

@@ -222,6 +222,7 @@ class LearnedError(Exception):
     """Ends a run that has learned enough."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", FLOW_SETTINGS)
 def test_training_learns(family):
     layers = {"name": "conv", "channels": [8], "hidden_features": [32]}

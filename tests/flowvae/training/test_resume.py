@@ -84,6 +84,7 @@ def test_every_feature_resumes(tmp_path, changes):
     assert_same(train(folder(tmp_path), **changes), train(**changes))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("family", "settings"), GOLDEN_CASES.values(), ids=GOLDEN_CASES)
 @pytest.mark.parametrize("changes", [{}, {"average_decay": 0.9}, {"max_halvings": 1, "accumulation_steps": 2}], ids=str)
 def test_every_normalisation_resumes(tmp_path, family, settings, changes):

@@ -17,8 +17,9 @@ CASES = [(family, settings) for family, examples in FLOW_SETTINGS.items() for se
 BATCH, NUM_POINTS = 3, 100
 
 every_flow = pytest.mark.parametrize(("family", "settings"), CASES)
-SHAPES = [(2,), (5,), (8,), (1, 4, 4), (2, 2, 4), (3, 1, 3)]
-every_shape = pytest.mark.parametrize("latent_shape", SHAPES, ids=str)
+SHAPES = [(2,), (5,), (1, 4, 4)]
+MORE_SHAPES = [pytest.param(shape, marks=pytest.mark.long) for shape in [(8,), (2, 2, 4), (3, 1, 3)]]
+every_shape = pytest.mark.parametrize("latent_shape", SHAPES + MORE_SHAPES, ids=str)
 
 
 def context_for(flow, batch=BATCH):
