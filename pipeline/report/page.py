@@ -60,7 +60,7 @@ def markdown_page(report: Report) -> str:
         *([f"> **{report.banner}**"] if report.banner else []),
         markdown(*variant_table(report.runs, report.rows)),
         report.protocol,
-        "![−ELBO and NLL against depth](figures/nll_against_depth.png)",
+        "![Gains in −ELBO and NLL against depth](figures/gains_against_depth.png)",
         "![Interpolation](figures/interpolation.png)",
         interpolation_caption(report.params.interpolation, report.params.seeds[0]),
     ]
@@ -91,7 +91,7 @@ def html_page(report: Report) -> str:
         ],
         protocol=report.protocol,
         images={
-            "depth": data_uri(paths.FIGURES / "nll_against_depth.png"),
+            "depth": data_uri(paths.FIGURES / "gains_against_depth.png"),
             "curves": data_uri(paths.FIGURES / "learning_curves.png"),
             "interpolation": data_uri(paths.FIGURES / "interpolation.png"),
         },

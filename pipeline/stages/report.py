@@ -7,7 +7,7 @@ from pipeline import paths
 from pipeline.files import read_json, write_csv, write_text
 from pipeline.params.schema import Params
 from pipeline.report.figures.study import study_figure
-from pipeline.report.figures.variants import bounds_against_depth, learning_curves
+from pipeline.report.figures.variants import gains_against_depth, learning_curves
 from pipeline.report.page import STUDY_FIGURES, Report, html_page, markdown_page
 from pipeline.report.runs import ScoredRun, read_runs
 from pipeline.report.studies import read_studies
@@ -25,7 +25,7 @@ def run(params: Params) -> None:
     table = [run.row() for run in runs]
     write_csv(paths.REPORTS / "results.csv", table, table[0])
     learning_curves(runs, paths.FIGURES / "learning_curves.png")
-    bounds_against_depth(rows, paths.FIGURES / "nll_against_depth.png")
+    gains_against_depth(rows, paths.FIGURES / "gains_against_depth.png")
     STUDY_FIGURES.mkdir(parents=True, exist_ok=True)  # an output of the stage, even without studies
     for study in studies:
         study_figure(study, metadata, STUDY_FIGURES / f"{study.name}.png")

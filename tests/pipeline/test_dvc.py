@@ -54,7 +54,7 @@ def test_experiment_on_one_variant_runs_only_that_variant(copy):
     dvc(copy, "plots", "show", "--out", "plots")
     page = (copy / "plots/index.html").read_text()
     assert all(run in page for run in RUNS)
-    assert "interpolation.png" in page and "nll_against_depth.png" in page
+    assert "interpolation.png" in page and "gains_against_depth.png" in page
     assert all(f"studies_{name}.png" in page for name in ("depth", "stability"))
 
 

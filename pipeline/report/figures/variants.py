@@ -1,4 +1,4 @@
-"""Figures of the variants: learning curves, and the bounds against depth."""
+"""Figures of the variants: learning curves, and gains over the reference against depth."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from flowvae.config import ImageShape
-from pipeline.report.columns import BY_NAME
+from pipeline.report.columns import BOUND_GAIN, BY_NAME, NLL_GAIN
 from pipeline.report.figures.style import (
     BASE_COLOR,
     COLORMAPS,
@@ -57,28 +57,28 @@ def add_bits_axis(panel: Axes, image_shape: ImageShape) -> None:
     panel.secondary_yaxis("right", functions=functions).set(ylabel="−ELBO (bits per dimension)")
 
 
-def bounds_against_depth(rows: Sequence[Summary], path: Path) -> None:
-    """Draw −ELBO and NLL against the number of transformations, per family, with standard errors."""
+def gains_against_depth(rows: Sequence[Summary], path: Path) -> None:
+    """Draw the gains in −ELBO and in NLL against the number of transformations, per family, with standard errors."""
     with report_style():
         figure, panels = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-        for panel, name in zip(panels, ("negative_elbo_nats", "nll_nats"), strict=True):
+        for panel, name in zip(panels, (BOUND_GAIN, NLL_GAIN), strict=True):
             draw_against_depth(panel, rows, name)
         panels[1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
         save_png(figure, path)
 
 
 def draw_against_depth(panel: Axes, rows: Sequence[Summary], name: str) -> None:
-    """Draw one metric of all variants."""
+    """Draw one gain of all variants; that of the reference is 0."""
     column = BY_NAME[name]
     for row in rows:
         if not row.num_transforms:
-            panel.axhline(row.values[name], color=BASE_COLOR, linestyle="--", linewidth=1, label=row.variant)
+            panel.axhline(row.values.get(name, 0.0), color=BASE_COLOR, linestyle="--", linewidth=1, label=row.variant)
     for i, family in enumerate(families_of(rows)):
         members = sorted((row for row in rows if row.flow == family), key=lambda row: row.num_transforms)
         panel.errorbar(
             [row.num_transforms for row in members],
-            [row.values[name] for row in members],
-            [row.values[str(column.error)] for row in members],
+            [row.values.get(name, 0.0) for row in members],
+            [row.values.get(str(column.error), 0.0) for row in members],
             color=family_color(i),
             marker="o",
             markersize=4,

@@ -29,7 +29,7 @@ def test_metrics_and_figures_are_those_of_dvc(graph):
     assert all(row.keys() == {"metrics", *metrics["metrics/vae-0.json"]} for row in metrics_table(metrics))
     assert {path.name for path in figures(graph.repo)} == {
         "learning_curves.png",
-        "nll_against_depth.png",
+        "gains_against_depth.png",
         "interpolation.png",
         "depth.png",
         "stability.png",
