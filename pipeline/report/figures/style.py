@@ -13,7 +13,10 @@ from matplotlib.ticker import NullLocator
 
 from flowvae.files import write_atomically
 
-COLORMAPS = ("Blues", "Oranges", "Greens", "Purples", "Reds")  # one per family, darker with depth
+COLORMAPS = (  # one per family, darker with depth
+    *("Blues", "Oranges", "Greens", "Purples", "Reds"),
+    *("PuRd", "Greys", "copper_r"),
+)
 BASE_COLOR = "black"  # of models without a flow
 DEPTH_LABEL = "k, number of transformations"
 
