@@ -42,6 +42,13 @@ FLOW_SETTINGS = {
         {"num_transforms": 1, "amortised": False},
         {"num_transforms": 3, "amortised": True},
     ),
+    "sylvester": (
+        {"num_transforms": 1, "orthogonalization": {"name": "orthogonal", "num_ortho": 2}, "amortised": True},
+        {"num_transforms": 3, "orthogonalization": {"name": "orthogonal", "num_ortho": 1}, "amortised": False},
+        {"num_transforms": 3, "orthogonalization": {"name": "householder", "num_householder": 3}, "amortised": True},
+        {"num_transforms": 2, "orthogonalization": {"name": "triangular"}, "amortised": False},
+        {"num_transforms": 3, "orthogonalization": {"name": "triangular"}, "amortised": True},
+    ),
     "real_nvp": (
         {"num_transforms": 1, "hidden_features": (6,), "context": True, "log_scale_bound": 2.0} | PLAIN,
         {"num_transforms": 3, "hidden_features": (5, 4), "context": True, "log_scale_bound": 1.0} | PLAIN,
@@ -58,9 +65,11 @@ FLOW_SETTINGS = {
 }
 FLOW_SETTINGS |= {
     "autoregressive": (
-        {"num_transforms": 1, "hidden_features": (7,), "context": True, "log_scale_bound": 2.0},
-        {"num_transforms": 3, "hidden_features": (9, 8), "context": False, "log_scale_bound": 1.0},
-        {"num_transforms": 2, "hidden_features": (3,), "context": True, "log_scale_bound": 2.0},
+        {"num_transforms": 1, "hidden_features": (7,), "context": True, "log_scale_bound": 2.0, "gate": "affine"},
+        {"num_transforms": 3, "hidden_features": (9, 8), "context": False, "log_scale_bound": 1.0, "gate": "affine"},
+        {"num_transforms": 1, "hidden_features": (9, 2), "context": False, "log_scale_bound": 3.0, "gate": "stable"},
+        {"num_transforms": 3, "hidden_features": (5,), "context": True, "log_scale_bound": 2.0, "gate": "stable"},
+        {"num_transforms": 2, "hidden_features": (3,), "context": True, "log_scale_bound": 2.0, "gate": "affine"},
     ),
     "spline_coupling": (
         {"num_transforms": 1, "hidden_features": (6,), "context": False, "num_bins": 3, "bound": 3.0},

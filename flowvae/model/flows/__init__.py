@@ -1,8 +1,8 @@
 """Families of normalizing flows.
 
 A family is one file in this folder and one entry in FLOWS (see `family` for the contract). Its config is the schema of
-a variant in `params.yaml`. `coupling`, `autoregressive_stack`, `spline`, `normalization` and `partitions` are parts
-that families share.
+a variant in `params.yaml`. `coupling`, `autoregressive_stack`, `spline`, `orthogonal`, `normalization` and `partitions`
+are parts of families, most of them shared.
 """
 
 from functools import reduce
@@ -22,12 +22,14 @@ from flowvae.model.flows.radial import RadialConfig, RadialFlow
 from flowvae.model.flows.real_nvp import RealNVP, RealNVPConfig
 from flowvae.model.flows.spline_autoregressive import SplineAutoregressiveConfig, SplineAutoregressiveFlow
 from flowvae.model.flows.spline_coupling import SplineCoupling, SplineCouplingConfig
+from flowvae.model.flows.sylvester import SylvesterConfig, SylvesterFlow
 
 FLOWS = {
     "none": FlowEntry(NoFlowConfig, NoFlow),
     "planar": FlowEntry(PlanarConfig, PlanarFlow),
     "radial": FlowEntry(RadialConfig, RadialFlow),
     "householder": FlowEntry(HouseholderConfig, HouseholderFlow),
+    "sylvester": FlowEntry(SylvesterConfig, SylvesterFlow),
     "real_nvp": FlowEntry(RealNVPConfig, RealNVP),
     "conv_real_nvp": FlowEntry(ConvRealNVPConfig, ConvRealNVP),
     "autoregressive": FlowEntry(AffineAutoregressiveConfig, AffineAutoregressiveFlow),

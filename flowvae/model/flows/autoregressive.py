@@ -1,15 +1,22 @@
 """Affine autoregressive flows: Kingma et al. 2016, arXiv:1606.04934; Papamakarios et al. 2017, arXiv:1705.07057."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 
 from flowvae.config import PositiveFloat, PositiveInt
 from flowvae.model.flows.autoregressive_stack import AutoregressiveFlow, AutoregressiveStack
 from flowvae.model.flows.family import FlowConfig
 from flowvae.model.transforms import affine, affine_inv, bounded
+
+Gate = Literal["affine", "stable"]
+
+OFFSET = 1.0  # of the logit of a stable gate
+LOG_OPEN = -math.log1p(math.exp(-OFFSET))  # ln of such a gate where a net's output is 0
 
 
 class AffineAutoregressiveConfig(FlowConfig):
@@ -18,18 +25,38 @@ class AffineAutoregressiveConfig(FlowConfig):
     hidden_features: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)]
     context: bool
     log_scale_bound: PositiveFloat
+    gate: Gate
+
+
+def affine_gate(s: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-scale s and shift m: y = z exp(s) + m."""
+    return s, m
+
+
+def stable_gate(s: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-scale and shift of y = z sigma(s + 1) / sigma(1) + (1 - sigma(s + 1)) m.
+
+    The update of arXiv:1606.04934, equations 12 to 14, but for the constant 1 / sigma(1), without which no finite s
+    gives the identity. The scale is less than 1.37.
+    """
+    logit = s + OFFSET
+    return logsigmoid(logit) - LOG_OPEN, (-logit).sigmoid() * m
+
+
+GATES: dict[Gate, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {"affine": affine_gate, "stable": stable_gate}
 
 
 class AffineAutoregressive(AutoregressiveStack):
-    """y_d = z_d exp(s_d) + t_d with s and t of the elements before d; ln|det| = sum s.
+    """y_d = z_d exp(log-scale_d) + shift_d, both functions of the elements before d; ln|det| is the sum of log-scales.
 
-    As in a coupling, s is bounded by log_scale_bound * tanh(. / log_scale_bound). Like the gate of arXiv:1606.04934,
-    equation 14, the bound keeps deep stacks stable, and unlike the gate it allows the identity.
+    A gate computes them from the net's s and m, of which s is bounded as in a coupling:
+    log_scale_bound * tanh(s / log_scale_bound). With both gates log_scale_bound is a bound on |log-scale|.
 
     Args:
-        nets: with two outputs per element, raw s and t.
+        nets: with two outputs per element, raw s and m.
         context_terms, degrees, gain: as for `AutoregressiveStack`.
         log_scale_bound: bound on |s|.
+        gate: "affine" (`affine_gate`) or "stable" (`stable_gate`).
     """
 
     def __init__(
@@ -39,19 +66,22 @@ class AffineAutoregressive(AutoregressiveStack):
         degrees: Tensor,
         gain: float,
         log_scale_bound: float,
+        gate: Gate,
     ) -> None:
         super().__init__(nets, context_terms, degrees, gain)
-        self.log_scale_bound = log_scale_bound
+        self.log_scale_bound, self.gate = log_scale_bound, GATES[gate]
 
     def move(self, parameters: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        raw, t = parameters.unbind(-1)
-        s = bounded(raw, self.log_scale_bound)
-        return affine(z, s, t), s
+        log_scale, shift = self._scale_and_shift(parameters)
+        return affine(z, log_scale, shift), log_scale
 
     def move_back(self, parameters: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        raw, t = parameters.unbind(-1)
-        s = bounded(raw, self.log_scale_bound)
-        return affine_inv(z, s, t), -s
+        log_scale, shift = self._scale_and_shift(parameters)
+        return affine_inv(z, log_scale, shift), -log_scale
+
+    def _scale_and_shift(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        raw, m = parameters.unbind(-1)
+        return self.gate(bounded(raw, self.log_scale_bound), m)
 
 
 class AffineAutoregressiveFlow(AutoregressiveFlow):
@@ -59,7 +89,7 @@ class AffineAutoregressiveFlow(AutoregressiveFlow):
 
     Args:
         latent_shape, context_features, num_transforms, hidden_features, context: as for `AutoregressiveFlow`.
-        log_scale_bound: bound on |s|.
+        log_scale_bound, gate: as for `AffineAutoregressive`.
     """
 
     def __init__(
@@ -71,6 +101,7 @@ class AffineAutoregressiveFlow(AutoregressiveFlow):
         hidden_features: Sequence[int],
         context: bool,
         log_scale_bound: float,
+        gate: Gate,
     ) -> None:
         super().__init__(
             latent_shape,
@@ -80,8 +111,8 @@ class AffineAutoregressiveFlow(AutoregressiveFlow):
             context=context,
             num_outputs=2,
         )
-        self.log_scale_bound = log_scale_bound
+        self.log_scale_bound, self.gate = log_scale_bound, gate
 
     def forward(self, context: Tensor) -> AffineAutoregressive:
         terms = self.context_terms(context)
-        return AffineAutoregressive(list(self.nets), terms, self.degrees, self.gain, self.log_scale_bound)
+        return AffineAutoregressive(list(self.nets), terms, self.degrees, self.gain, self.log_scale_bound, self.gate)

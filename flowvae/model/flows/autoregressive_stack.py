@@ -42,14 +42,22 @@ class AutoregressiveStack(Transform):
         return z, log_slopes.sum(-1)
 
     def _inv_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        log_slopes = torch.zeros_like(z)
+        ladj = torch.zeros(z.shape[:-1], dtype=z.dtype, device=z.device)
         for k in reversed(range(len(self.nets))):
-            known = torch.zeros_like(z)  # right for the elements before the next degree, and 0 for the others
-            for degree in range(1, z.shape[-1] + 1):
-                moved, log_slope = self.move_back(self._output(k, known), z)
-                known = torch.where(self.degrees[k] <= degree, moved, 0)
-            z, log_slopes = known, log_slopes + log_slope
-        return z, log_slopes.sum(-1)
+            z, ladj_k = self._invert(k, z)
+            ladj = ladj + ladj_k
+        return z, ladj
+
+    def _invert(self, k: int, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Invert transformation k: one pass for each element, of which the parameters need those before it."""
+        known = torch.zeros_like(z)  # 0 for the elements still to come
+        log_slopes: list[Tensor] = []
+        for index in self.degrees[k].argsort().split(1):
+            parameters = self._output(k, known).index_select(-2, index)
+            element, log_slope = self.move_back(parameters, z.index_select(-1, index))
+            known = known.index_copy(-1, index, element)
+            log_slopes.append(log_slope)
+        return known, torch.cat(log_slopes, dim=-1).sum(-1)
 
     def _output(self, k: int, z: Tensor) -> Tensor:
         return self.gain * self.nets[k](z, self.context_terms[k])

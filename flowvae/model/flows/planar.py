@@ -44,7 +44,7 @@ class PlanarTransform(Transform):
         if not self.amortised:
             w, u, b = w[None], u[None], b[None]
         self.w, self.b = w, b  # (groups, K, D), (groups, K)
-        self.u, self.steepest = invertible_u(w, u)  # (groups, K, D), (groups, K)
+        self.u, self.one_plus_dot = invertible_u(w, u)  # (groups, K, D), (groups, K)
 
     def _call_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
         grouped = self._group(z)  # (groups, N, D)
@@ -52,7 +52,7 @@ class PlanarTransform(Transform):
         drive = torch.baddbmm(self.b[:, :, None], self.w, grouped.mT)  # (groups, K, N): w_k'z_0 + b_k
         h = PlanarRecurrence.apply(drive.transpose(0, 1).contiguous(), gram.permute(1, 2, 0).contiguous())
         slope = 1 - h.square()  # (K, groups, N): h'(a_k)
-        ladj = torch.log(h.square() + slope * self.steepest.mT[..., None]).sum(0)  # (groups, N)
+        ladj = torch.log(h.square() + slope * self.one_plus_dot.mT[..., None]).sum(0)  # (groups, N)
         out = torch.baddbmm(grouped, h.permute(1, 2, 0), self.u)  # (groups, N, D): z_0 + sum_k u_k h_k
         return self._ungroup(out, z.shape), self._ungroup(ladj, z.shape[:-1])
 

@@ -66,14 +66,21 @@ def spline(parameters: Tensor, x: Tensor, bound: float) -> tuple[Tensor, Tensor]
     inside = x.clamp(-bound, bound)
     knots, values, slopes = knots_of(parameters, bound)
     found = bin_at(knots, values, slopes, inside, knots)
-    position = ((inside - found.left) / found.width).clamp(0, 1)
+    position = (inside - found.left) / found.width
     numerator = found.chord * position.square() + found.slope * position * (1 - position)
     y = found.low + found.height * numerator / found.denominator(position)
     return choose(x, bound, y, found.log_slope(position))
 
 
 def spline_inv(parameters: Tensor, y: Tensor, bound: float) -> tuple[Tensor, Tensor]:
-    """Invert `spline`: xi is a root of a quadratic (arXiv:1906.04032, equations 6 to 8, in the stable form).
+    """Invert `spline`: xi is a root of a quadratic (arXiv:1906.04032, equations 6 to 8).
+
+    With r = (y - low) / height and q = slope (1 - r) - next_slope r, the root of the discriminant is
+    root = sqrt(q^2 + 4 chord^2 r (1 - r)), and both forms of the solution
+
+        xi = 2 chord r / (root + q + 2 chord r) = (root - q) / (root - q + 2 chord (1 - r))
+
+    are free of cancellation: the first where q >= 0, the second elsewhere.
 
     Args:
         parameters, bound: as for `spline`.
@@ -85,11 +92,11 @@ def spline_inv(parameters: Tensor, y: Tensor, bound: float) -> tuple[Tensor, Ten
     inside = y.clamp(-bound, bound)
     knots, values, slopes = knots_of(parameters, bound)
     found = bin_at(knots, values, slopes, inside, values)
-    rise = ((inside - found.low) / found.height).clamp(0, 1)
-    bend = rise * (found.slope + found.next_slope - 2 * found.chord)
-    a, b, c = found.chord - found.slope + bend, found.slope - bend, found.chord * rise
-    root = (b.square() + 4 * a * c).clamp_min(torch.finfo(y.dtype).tiny).sqrt()
-    position = (2 * c / (b + root)).clamp(0, 1)
+    rise = (inside - found.low) / found.height
+    q = found.slope * (1 - rise) - found.next_slope * rise
+    below, above = 2 * found.chord * rise, 2 * found.chord * (1 - rise)
+    summed = q.abs() + (q.square() + below * above).sqrt()  # positive terms
+    position = torch.where(q >= 0, below / (summed + below), summed / (summed + above))
     x, log_slope = found.left + found.width * position, found.log_slope(position)
     return choose(y, bound, x, -log_slope)
 
@@ -116,7 +123,11 @@ def edges(raw: Tensor, bound: float) -> Tensor:
 
 
 def bin_at(knots: Tensor, values: Tensor, slopes: Tensor, points: Tensor, axis: Tensor) -> Bin:
-    """The bin of each point, which lies between two entries of `axis`: the knots or their values."""
+    """The bin of each point, which lies between two entries of `axis`: the knots or their values.
+
+    Its position in the bin is from 0 to 1 also after rounding, which keeps the order of differences. To clamp it would
+    set the gradient at knots to 0.
+    """
     index = (points[..., None] >= axis[..., 1:-1]).sum(-1, keepdim=True)
     left, low, slope = (edge.gather(-1, index)[..., 0] for edge in (knots, values, slopes))
     right, high, next_slope = (edge.gather(-1, index + 1)[..., 0] for edge in (knots, values, slopes))

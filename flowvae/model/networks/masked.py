@@ -35,9 +35,10 @@ class MaskedMLP(nn.Module):
     """Fully connected layers with SiLU between them, whose output d depends on the inputs before d in an order.
 
     Each hidden unit has a degree, and depends on inputs of at most this degree; output d depends on units of smaller
-    degrees. The degrees are evenly spaced where the paper draws them. Direct connections let an output depend on all
-    inputs before it also where hidden layers are narrower than the input. Hidden units of degree 0 depend on the
-    context only; through them it reaches the first output. The last layers are initialised to zero.
+    degrees. The degrees are evenly spaced where the paper draws them, and none is above the highest of a later layer,
+    which would leave the unit without effect. Direct connections let an output depend on all inputs before it also
+    where hidden layers are narrower than the input. Hidden units of degree 0 depend on the context only; through them
+    it reaches the first output. The last layers are initialised to zero.
 
     Args:
         degrees: position of each input in the order, from 1 to D, shape (D,).
@@ -51,7 +52,7 @@ class MaskedMLP(nn.Module):
     ) -> None:
         super().__init__()
         dim, lowest = len(degrees), 0 if context_features else min(1, len(degrees) - 1)
-        hidden = [lowest + torch.arange(width) * (dim - lowest) // width for width in hidden_features]
+        hidden = hidden_degrees(lowest, dim, hidden_features)
         outputs = degrees.repeat_interleave(num_outputs)
         self.first = MaskedLinear(hidden[0][:, None] >= degrees)
         self.context = nn.Linear(context_features, hidden_features[0], bias=False) if context_features else None
@@ -70,3 +71,9 @@ class MaskedMLP(nn.Module):
         if context_term is not None:
             hidden = hidden + context_term
         return (self.rest(hidden) + self.direct(z)).unflatten(-1, (-1, self.num_outputs))
+
+
+def hidden_degrees(lowest: int, dim: int, widths: Sequence[int]) -> list[Tensor]:
+    """Degrees of the units of each hidden layer, from `lowest` to dim - 1, shape (width,) each."""
+    spaced = [lowest + torch.arange(width) * (dim - lowest) // width for width in widths]
+    return [degrees.clamp_max(min(int(later[-1]) for later in spaced[i:])) for i, degrees in enumerate(spaced)]

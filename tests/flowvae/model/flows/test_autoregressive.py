@@ -1,17 +1,19 @@
-"""Autoregressive flows: who depends on whom, in both directions, and for every width."""
+"""Autoregressive flows: who depends on whom, in both directions, and for every width; the gates."""
+
+import math
 
 import pytest
 import torch
 from examples import make_flow, perturb, random
-from tolerances import assert_agrees, assert_close, assert_round_trip, jacobian_of
+from tolerances import assert_agrees, assert_close, assert_gradients, assert_round_trip, jacobian_of, tolerance
 
-from flowvae.model.flows.autoregressive import AffineAutoregressiveFlow
-from flowvae.model.networks import MaskedMLP
+from flowvae.model.networks import MaskedLinear, MaskedMLP
 
 FAMILIES = {
-    "autoregressive": {"log_scale_bound": 2.0},
+    "autoregressive": {"log_scale_bound": 2.0, "gate": "affine"},
     "spline_autoregressive": {"num_bins": 3, "bound": 3.0},
 }
+every_gate = pytest.mark.parametrize("gate", ["affine", "stable"])
 
 
 def make(family, dim, **changes):
@@ -44,6 +46,21 @@ def test_the_context_reaches_every_output(dim, hidden):
         assert slope.any()
 
 
+@pytest.mark.parametrize("hidden", [(1,), (5,), (9, 2), (9, 2, 9), (4, 1), (1, 4)])
+@pytest.mark.parametrize("dim", [1, 2, 7])
+@pytest.mark.parametrize("context_features", [0, 2])
+def test_no_hidden_unit_is_dead(dim, hidden, context_features):
+    """Units of a high degree would be, before a layer that is too narrow to have one."""
+    net = perturb(MaskedMLP(1 + torch.arange(dim), hidden, 1, context_features).double())
+    term = net.context(random(1, 40, context_features)) if context_features else None
+    out = net(random(0, 40, dim), term)
+    (out * random(2, *out.shape)).sum().backward()
+    present = {f"{name}.weight": layer.mask != 0 for name, layer in net.named_modules() if type(layer) is MaskedLinear}
+    for name, parameter in net.named_parameters():
+        reached = parameter.grad.abs() > tolerance(1)
+        assert torch.equal(reached, present.get(name, torch.ones_like(reached))), name
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_order_reverses(family):
     """The Jacobian of one transformation is lower triangular, of the next upper triangular, and of both neither."""
@@ -64,6 +81,24 @@ def test_round_trip(family, dim):
     assert_round_trip(flow(random(1, 4, flow.context_features)), 0.5 * random(0, 4, dim))
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_through_the_inverse(family):
+    transform = make(family, 3, num_transforms=2)(torch.zeros(4, 0))
+    z = random(0, 4, 3).requires_grad_()
+    assert_gradients(transform.inv_and_ladj, [z], size=10.0)
+
+
+@every_gate
+def test_one_dimension_is_moved_by_an_affine_map_of_the_context(gate):
+    flow = make("autoregressive", 1, context=True, gate=gate)
+    transform, z = flow(random(1, 4, flow.context_features)), random(0, 3, 4, 1)
+    (first, second, third), ladj = transform.call_and_ladj(z)
+    slope = (second - first) / (z[1] - z[0])
+    assert_close(third, first + slope * (z[2] - z[0]), size=100.0)
+    assert_close(ladj[0], slope[:, 0].log(), size=100.0)
+    assert len(set(slope.flatten().tolist())) == 4  # one for each context
+
+
 def test_sampling_is_one_pass_and_the_inverse_one_per_dimension():
     flow, calls = make("autoregressive", 6, num_transforms=3), []
     for net in flow.nets:
@@ -74,23 +109,49 @@ def test_sampling_is_one_pass_and_the_inverse_one_per_dimension():
     assert len(calls) == 3 + 3 * 6
 
 
-def test_affine_transformation_of_the_textbook():
-    flow, z = make("autoregressive", 4), random(0, 3, 4)
+def affine(z, s, m):
+    return z * s.exp() + m, s.sum(-1)
+
+
+def stable(z, s, m):
+    """The update of arXiv:1606.04934, of which the scale is divided by the one at the start."""
+    sigma = 1 / (1 + torch.exp(-s - 1))
+    relative = sigma * (1 + math.exp(-1))
+    return z * relative + (1 - sigma) * m, relative.log().sum(-1)
+
+
+@pytest.mark.parametrize("textbook", [affine, stable])
+def test_transformation_of_the_textbook(textbook):
+    flow, z = make("autoregressive", 4, gate=textbook.__name__), random(0, 3, 4)
 
     def expected():
-        raw, t = flow.nets[0](z).unbind(-1)
-        s = 2.0 * torch.tanh(raw / 2.0)
-        return z * s.exp() + t, s.sum(-1)
+        raw, m = flow.nets[0](z).unbind(-1)
+        return textbook(z, 2.0 * torch.tanh(raw / 2.0), m)
 
     assert_agrees(flow(torch.zeros(3, 0)).call_and_ladj(z), expected, [z, *flow.parameters()])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_deep_stacks_with_large_biases_stay_finite(dtype):
+@pytest.mark.parametrize("size", [-1e3, 1e3])
+@pytest.mark.parametrize("bound", [0.5, 5.0])
+@every_gate
+def test_log_scales_are_bounded_for_any_weights(gate, bound, size, dtype):
+    flow = make("autoregressive", 3, gate=gate, log_scale_bound=bound).to(dtype)
+    with torch.no_grad():
+        flow.nets[0].rest[-1].bias.copy_(torch.tensor([size, 1.0]).repeat(3))
+    transform, z = flow(torch.zeros(4, 0)), random(0, 4, 3).to(dtype)
+    out, ladj = transform.call_and_ladj(z)
+    highest = bound if gate == "affine" or size < 0 else math.log1p(math.exp(-1))
+    assert (ladj.abs() <= 3 * highest + tolerance(1, dtype=dtype)).all() and (ladj * size > 0).all()
+    assert_close(transform.inv(out), z, size=1e2 * math.exp(bound))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@every_gate
+def test_deep_stacks_with_large_biases_stay_finite(gate, dtype):
     """K = 80 with log-scales at their bound: e^(0.2 K) is large, but a number."""
-    flow = AffineAutoregressiveFlow(
-        (3,), 0, num_transforms=80, hidden_features=(8,), context=False, log_scale_bound=0.2
-    ).to(dtype)
+    changes = {"num_transforms": 80, "log_scale_bound": 0.2, "gate": gate}
+    flow = make("autoregressive", 3, **changes).to(dtype)
     with torch.no_grad():
         for net in flow.nets:
             net.rest[-1].bias.copy_(1e3 * random(0, 6).to(dtype))

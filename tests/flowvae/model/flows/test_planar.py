@@ -27,16 +27,16 @@ def directions(num, latent_dim, size=1.0, seed=0):
 def test_u_keeps_the_map_invertible(w_size, u_size):
     w, u = directions(200, 5, w_size), directions(200, 5, u_size, seed=1)
     u[0] = -w[0] / w_size * u_size  # the worst direction
-    u_hat, steepest = invertible_u(w, u)
-    assert u_hat.isfinite().all() and (steepest > 0).all()
+    u_hat, one_plus_dot = invertible_u(w, u)
+    assert u_hat.isfinite().all() and (one_plus_dot > 0).all()
     assert (dot(w, u_hat) >= -1 - tolerance(dot(w.abs(), u.abs() + u_hat.abs()))).all()
 
 
 def test_u_is_moved_along_w_by_the_squared_norm():
     """With ||w|| in place of its square, with log(1 + softplus), or without the shift, one of these fails."""
     w, u = directions(100, 4, 3.0), directions(100, 4, 2.0, seed=1)
-    (u_hat, steepest), t = invertible_u(w, u), dot(w, u)
-    assert_close(steepest, softplus(t + SHIFT), size=dot(w.abs(), u.abs()) + 1)
+    (u_hat, one_plus_dot), t = invertible_u(w, u), dot(w, u)
+    assert_close(one_plus_dot, softplus(t + SHIFT), size=dot(w.abs(), u.abs()) + 1)
     assert_close(dot(w, u_hat), softplus(t + SHIFT) - 1, size=dot(w.abs(), u.abs() + u_hat.abs()) + 1)
 
     def along():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from examples import random
-from tolerances import assert_agrees, assert_close, tolerance
+from tolerances import assert_agrees, assert_close, assert_gradients, tolerance
 
 from flowvae.model.flows.spline import edges, knots_of, num_parameters, spline, spline_inv
 from flowvae.model.flows.spline_coupling import SplineCoupling
@@ -52,6 +52,37 @@ def test_slopes_are_those_of_autograd_and_the_inverse_inverts(size):
     steepness = knot_sizes * (-log_slope).exp().clamp_min(1)
     assert_close(back, x, size=steepness)
     assert_close(inverse_log_slope, -log_slope, size=steepness * 1e2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [1.0, 10.0, 1e3])
+def test_the_inverse_is_accurate_where_slopes_differ_by_orders_of_magnitude(size, dtype):
+    """Up to the rounding of x, of size BOUND, and of y; the other root formula is off by 1e5 eps."""
+    rows, y = parameters(5000, size=size).to(dtype), (BOUND * torch.tanh(random(1, 5000))).to(dtype)
+    x, inverse_log_slope = spline_inv(rows, y, BOUND)
+    again, log_slope = spline(rows, x, BOUND)
+    steepest = torch.maximum(log_slope, -inverse_log_slope).exp()
+    assert_close(again, y, size=BOUND * (1 + steepest))
+
+
+@pytest.mark.parametrize("function", [spline, spline_inv])
+def test_gradients_of_both_directions(function):
+    rows, x = parameters(20).requires_grad_(), (2 * random(1, 20)).requires_grad_()
+    assert_gradients(lambda rows, x: function(rows, x, BOUND), [rows, x], size=100.0)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e3])
+def test_gradients_at_knots_are_the_slopes(size):
+    """Where a point leaves one bin for the next, in both directions."""
+    rows = parameters(1, size=size).requires_grad_()
+    knots, values, slopes = (numbers[0].detach() for numbers in knots_of(rows, BOUND))
+    for function, points, expected in ((spline, knots, slopes), (spline_inv, values, 1 / slopes)):
+        points = points.clone().requires_grad_()
+        moved, log_slope = function(rows.expand(len(knots), -1), points, BOUND)
+        (slope,) = torch.autograd.grad(moved.sum(), points, retain_graph=True)
+        assert_close(slope, expected, size=1e4 * expected)
+        gradients = torch.autograd.grad(moved.sum() + log_slope.sum(), [rows, points])
+        assert all(gradient.isfinite().all() for gradient in gradients)
 
 
 def test_knots_and_ends():

@@ -8,7 +8,7 @@ from tolerances import assert_agrees, assert_close
 from torch import nn
 from torch.nn.functional import softplus
 
-from flowvae.model.flows.autoregressive import AffineAutoregressiveFlow
+from flowvae.model.flows.autoregressive import OFFSET, AffineAutoregressiveFlow
 from flowvae.model.flows.householder import HouseholderFlow
 from flowvae.model.flows.radial import RadialTransform
 from flowvae.model.flows.spline import knots_of, num_parameters, spline, spline_inv
@@ -45,7 +45,7 @@ def check_householder():
 
 
 class Outputs(nn.Module):
-    """Mean and log-scale, as Pyro wants them from a network."""
+    """Mean and log-scale, as Pyro wants them from a network, or the logit of the scale of a stable gate."""
 
     def __init__(self, flow, k):
         super().__init__()
@@ -53,26 +53,32 @@ class Outputs(nn.Module):
         self.permutation = flow.degrees[k].argsort().tolist()
 
     def forward(self, z):
-        raw, t = (self.flow.gain * self.flow.nets[self.k](z)).unbind(-1)
-        return t, bounded(raw, self.flow.log_scale_bound)
+        raw, m = (self.flow.gain * self.flow.nets[self.k](z)).unbind(-1)
+        return m * at_start(self.flow.gate), bounded(raw, self.flow.log_scale_bound)
 
 
-def check_autoregressive():
-    flow = AffineAutoregressiveFlow((D,), 0, num_transforms=3, hidden_features=(8,), context=False, log_scale_bound=1.5)
+def at_start(gate):
+    """Pyro's scale for an output of 0. Its stable transformation is ours times this number."""
+    return torch.tensor(OFFSET).sigmoid() if gate == "stable" else 1.0
+
+
+def check_autoregressive(gate):
+    settings = {"num_transforms": 3, "hidden_features": (8,), "context": False, "log_scale_bound": 1.5, "gate": gate}
+    flow = AffineAutoregressiveFlow((D,), 0, **settings)
     for parameter in flow.parameters():
         parameter.data += 0.4 * torch.randn_like(parameter)
-    oracles = [AffineAutoregressive(Outputs(flow, k)) for k in range(3)]
+    oracles = [AffineAutoregressive(Outputs(flow, k), stable=gate == "stable", sigmoid_bias=OFFSET) for k in range(3)]
     z, total = torch.randn(N, D), torch.zeros(N)
-    point = z
+    point, scale = z, torch.as_tensor(at_start(gate))
     for oracle in oracles:
         mapped = oracle._call(point)
-        total = total + oracle.log_abs_det_jacobian(point, mapped)
-        point = mapped
+        total = total + oracle.log_abs_det_jacobian(point, mapped) - D * scale.log()
+        point = mapped / scale
     inputs = [z, *flow.parameters()]
     assert_agrees((point, total), lambda: flow(torch.zeros(N, 0)).call_and_ladj(z), inputs)
     back = z
     for oracle in reversed(oracles):
-        back = oracle._inverse(back)
+        back = oracle._inverse(scale * back)
     assert_agrees(back, lambda: flow(torch.zeros(N, 0)).inv(z), inputs)
 
 
@@ -90,6 +96,7 @@ def check_splines():
 
 check_radial()
 check_householder()
-check_autoregressive()
+check_autoregressive("affine")
+check_autoregressive("stable")
 check_splines()
 print("agrees")

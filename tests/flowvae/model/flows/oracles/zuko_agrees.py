@@ -1,24 +1,62 @@
-"""Real NVP on vectors and maps: the results of zuko's transforms for the same numbers."""
+"""Couplings, on vectors and maps, and autoregressive flows: the results of zuko's transforms for the same numbers."""
 
 import math
 
 import torch
 from tolerances import assert_agrees, assert_close, size_of
 from zuko.distributions import DiagNormal, NormalizingFlow
-from zuko.transforms import ComposedTransform, CouplingTransform, DependentTransform, MonotonicAffineTransform
+from zuko.transforms import (
+    AutoregressiveTransform,
+    ComposedTransform,
+    CouplingTransform,
+    DependentTransform,
+    MonotonicAffineTransform,
+    MonotonicRQSTransform,
+)
 
 from flowvae.model.distributions import DiagonalNormal, TransformedDistribution
+from flowvae.model.flows.autoregressive import GATES, AffineAutoregressiveFlow
+from flowvae.model.flows.autoregressive_stack import AutoregressiveStack
 from flowvae.model.flows.conv_real_nvp import ConvRealNVP
 from flowvae.model.flows.real_nvp import RealNVP
+from flowvae.model.flows.spline import knots_of, num_parameters
+from flowvae.model.flows.spline_autoregressive import SplineAutoregressive, SplineAutoregressiveFlow
+from flowvae.model.flows.spline_coupling import SplineCoupling, SplineCouplings
+from flowvae.model.transforms import bounded
 
 torch.manual_seed(0)
 torch.set_default_dtype(torch.float64)
-N, SLOPE = 30, 1e-30
+N, SLOPE, BOUND, NUM_BINS = 30, 1e-30, 3.0, 4
 
 
-def unclipped(log_scale):
+def unclipped(log_scale, times=1):
     """Return the value that zuko's soft clipping by SLOPE maps to log_scale."""
-    return log_scale / (1 - (log_scale / math.log(SLOPE)).abs())
+    return log_scale / (1 - (times * log_scale / math.log(SLOPE)).abs())
+
+
+def affine_of(log_scale, shift):
+    return DependentTransform(MonotonicAffineTransform(shift, unclipped(log_scale), slope=SLOPE), 1)
+
+
+def spline_of(parameters):
+    """The same knots and slopes; zuko's parameters are logarithms of shares and slopes."""
+    knots, values, slopes = knots_of(parameters, BOUND)
+    widths, heights = (unclipped((edges.diff() / (2 * BOUND)).log(), times=2) for edges in (knots, values))
+    inner = unclipped(slopes[..., 1:-1].log())
+    return DependentTransform(MonotonicRQSTransform(widths, heights, inner, bound=BOUND, slope=SLOPE), 1)
+
+
+def zuko_autoregressive(stack, k):
+    """Return the k-th transformation, of which zuko computes the inverse."""
+
+    def meta(z):
+        output = stack.gain * stack.nets[k](z, stack.context_terms[k])
+        if isinstance(stack, SplineAutoregressive):
+            return spline_of(output)
+        raw, m = output.unbind(-1)
+        return affine_of(*stack.gate(bounded(raw, stack.log_scale_bound), m))
+
+    return AutoregressiveTransform(meta, passes=D)
 
 
 def zuko_coupling(stack, i):
@@ -35,8 +73,10 @@ def zuko_coupling(stack, i):
         def on_moved(value):
             return partition.join((value, zero) if moved == 0 else (zero, value))[..., ~kept]
 
-        log_scale, shift = map(on_moved, stack.scale_and_shift(i, blocks[1 - moved]))
-        return DependentTransform(MonotonicAffineTransform(shift, unclipped(log_scale), slope=SLOPE), 1)
+        if isinstance(stack, SplineCouplings):
+            output = stack.gain * stack.nets[i](values, stack.context_terms[i])
+            return spline_of(output.unflatten(-1, (-1, num_parameters(NUM_BINS))))
+        return affine_of(*map(on_moved, stack.scale_and_shift(i, blocks[1 - moved])))
 
     return CouplingTransform(meta, kept)
 
@@ -55,7 +95,8 @@ def check(flow, latent_dim):
     flow, inputs = perturbed(flow), [context, noise, *flow.parameters()]
     transform = flow(context)
     stacks = transform.transforms if hasattr(transform, "transforms") else [transform]
-    oracle = ComposedTransform(*(zuko_coupling(stack, i) for stack in stacks for i in range(len(stack.nets))))
+    zuko_one = zuko_autoregressive if isinstance(stacks[0], AutoregressiveStack) else zuko_coupling
+    oracle = ComposedTransform(*(zuko_one(stack, i) for stack in stacks for i in range(len(stack.nets))))
     assert_agrees(oracle.call_and_ladj(noise), lambda: flow(context).call_and_ladj(noise), inputs)
     assert_agrees(oracle.inv(noise), lambda: flow(context).inv(noise), inputs)
 
@@ -75,4 +116,11 @@ for latent_dim in (2, 6, 7):
 for latent_shape in ((1, 4, 4), (2, 2, 4), (3, 3, 1)):
     nets = {"num_transforms": 2, "map_shape": None, "hidden_channels": 4, "num_blocks": 1, "weight_norm": False}
     check(ConvRealNVP(latent_shape, 3, **nets, **SETTINGS), math.prod(latent_shape))
+SPLINE = {"num_transforms": 2, "hidden_features": (6, 5), "context": True, "num_bins": NUM_BINS, "bound": BOUND}
+AFFINE = {"num_transforms": 3, "hidden_features": (6, 5), "context": True, "log_scale_bound": 1.5}
+for latent_dim in (2, 5):
+    check(SplineCoupling((latent_dim,), 3, **SPLINE), latent_dim)
+    check(SplineAutoregressiveFlow((latent_dim,), 3, **SPLINE), latent_dim)
+    for gate in GATES:
+        check(AffineAutoregressiveFlow((latent_dim,), 3, **AFFINE, gate=gate), latent_dim)
 print("agrees")
