@@ -1,119 +1,181 @@
-"""Forward and backward pass of a flow, compared with PyPI packages that compute the same map.
+"""Every family of flows against the fastest PyPI package that has it: f(z) and ln|det|, without and with gradients.
 
-Prediction, from the arithmetic: K planar maps that are evaluated jointly need K steps on (batch,) instead of K steps on
-(batch, D), so they are several times faster than a loop. Couplings are matrix products in every library, so flowvae can
-only win by having fewer small operations around them.
+Prediction, from counting operations (an operation on 96 x 40 numbers costs a few microseconds, mostly overhead):
+
+- planar, 10 maps: one step on (K, batch) per map, where Pyro needs about 20 operations per map. 4 to 6 times as fast;
+  40 maps more (7.3 times at a batch of 512 was measured before).
+- radial: about 12 operations per map in both. 1.0 to 1.2 times as fast.
+- householder: a loop over 20 reflections in both, with one operation less in ours. 1.0 to 1.3.
+- sylvester: Pyro multiplies 8 matrices of 40 x 40 per map, and ours never forms Q. 1.5 to 3.
+- real_nvp, autoregressive: matrix products are the same in every package. 1.0 to 1.2 times as fast as the better of
+  Pyro and zuko; ours has direct connections in autoregressive nets, which zuko has not.
+- spline_coupling, spline_autoregressive: the elementwise arithmetic is most of it, about 60 operations each in all
+  packages. 1.0 to 1.3.
 """
 
+import json
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from math import prod
 from statistics import median
 
 import torch
-from torch import Tensor, nn
-from torch.distributions import Transform
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measuring import Entry, entry
-from flowvae.model.flows.planar import PlanarFlow
-from flowvae.model.flows.real_nvp import RealNVP
+from benchmarks.measuring import Entry, elapsed, entry
+from benchmarks.peers import CASES, CONTEXT, LATENT_DIM, Case, Map
+from flowvae.model.flows import FLOWS
+from pipeline.device import keep_freed_memory
 
-BATCH, LATENT_DIM, NUM_PLANAR, NUM_PAIRS, HIDDEN = 512, 40, 40, 10, (128, 128)
-ROUNDS, CALLS = 9, 10
-Loss = Callable[[Tensor], Tensor]  # z, shape (batch, D), to a scalar
+BATCHES, ROUNDS, IMPORT_ROUNDS, SECONDS, MATRIX = (96, 512), 11, 3, 0.05, 1024
+Pass = Callable[[Map, Tensor], object]
 
 
 def measure() -> list[Entry]:
-    """Median milliseconds per call of each implementation, interleaved, on one thread."""
-    torch.set_num_threads(1)
-    shape = f"batch {BATCH}, D {LATENT_DIM}"
-    planar = f"{NUM_PLANAR} planar maps, global parameters, {shape}"
-    coupling = f"{2 * NUM_PAIRS} affine couplings, nets of {HIDDEN}, {shape}"
-    groups = {planar: planar_losses(), coupling: coupling_losses()}
-    results = []
-    for description, losses in groups.items():
-        conditions = f"forward and backward of {description}, 1 thread, float32, median of {ROUNDS} rounds, interleaved"
-        results += [
-            entry(name, milliseconds, "ms", conditions, digits=2) for name, milliseconds in interleaved(losses).items()
-        ]
+    """Ratios of times, of a peer over ours, for each family, batch size and kind of pass."""
+    settle()
+    torch.manual_seed(0)
+    results = [entry_of_imports()]
+    flops = matrix_flops()
+    results.append(entry("matrix_product_gflops", flops / 1e9, "GFLOP/s", f"the best of 30, {MATRIX} cubed, 1 thread"))
+    for case in CASES:
+        maps = {"flowvae": own_map(case), **{name: build() for name, build in case.installed().items()}}
+        for name, run in PASSES.items():
+            results += [entry_of(case, maps, name, run, batch, flops) for batch in BATCHES]
     return results
 
 
-def interleaved(losses: dict[str, Loss]) -> dict[str, float]:
-    """Median milliseconds of a forward and a backward pass of each loss."""
-    z = torch.randn(BATCH, LATENT_DIM, requires_grad=True)
-    times: dict[str, list[float]] = {name: [] for name in losses}
-    for _ in range(ROUNDS):
-        for name, loss in losses.items():
-            loss(z.clone()).backward()  # warm-up; a new tensor each time, because Pyro caches the last result
-            started = time.perf_counter()
-            for _ in range(CALLS):
-                loss(z.clone()).backward()
-            times[name].append((time.perf_counter() - started) / CALLS * 1000)
-    return {name: median(values) for name, values in times.items()}
+def settle() -> None:
+    """One thread, and an allocator that keeps what is freed, as in training."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
 
 
-def planar_losses() -> dict[str, Loss]:
-    """A loss of K planar maps for each package, by name of the result."""
-    import normflows
-    from pyro.distributions.transforms import Planar
+def own_map(case: Case) -> Map:
+    """Our flow, with random parameters."""
+    shape = case.settings.get("map_shape", (LATENT_DIM,))
+    settings = {name: value for name, value in case.settings.items() if name != "map_shape"}
+    if "map_shape" in case.settings:
+        settings["map_shape"] = None  # the latent has that shape already
+    assert prod(shape) == LATENT_DIM
+    features = CONTEXT if settings.get("amortised") else 0
+    flow = FLOWS[case.family].module(shape, features, **settings)
+    with torch.no_grad():
+        for parameter in flow.parameters():  # the start is the identity
+            parameter += 0.05 * torch.randn_like(parameter)
+    return lambda z: flow(z[:, :features].detach()).call_and_ladj(z)
 
-    flowvae_flow = PlanarFlow((LATENT_DIM,), 0, num_transforms=NUM_PLANAR, amortised=False)
-    pyro_maps = [Planar(LATENT_DIM) for _ in range(NUM_PLANAR)]
-    normflows_maps = nn.ModuleList(normflows.flows.Planar((LATENT_DIM,)) for _ in range(NUM_PLANAR))
-    return {
-        "planar_ms": lambda z: total(*flowvae_flow(z).call_and_ladj(z)),
-        "planar_pyro_ms": lambda z: chain_pyro(pyro_maps, z),
-        "planar_normflows_ms": lambda z: chain_normflows(normflows_maps, z),
-    }
+
+def forward(flow: Map, z: Tensor) -> None:
+    """f(z) and ln|det| alone; z is a new tensor each time, because Pyro caches the last result."""
+    with torch.no_grad():
+        flow(z.clone())
 
 
-def coupling_losses() -> dict[str, Loss]:
-    """A loss of a stack of affine couplings for each package, by name of the result."""
-    import normflows
-    from pyro.distributions.transforms import affine_coupling
+def forward_and_backward(flow: Map, z: Tensor) -> None:
+    """Also the gradients of z and of all parameters."""
+    y, ladj = flow(z.clone())
+    (y.square().sum() - ladj.sum()).backward()
 
-    flowvae_flow = RealNVP(
-        (LATENT_DIM,),
-        0,
-        num_transforms=NUM_PAIRS,
-        hidden_features=HIDDEN,
-        context=False,
-        log_scale_bound=2.0,
-        normalization="none",
-        weight_norm=False,
-        net_batch_norm=False,
+
+PASSES: dict[str, Pass] = {"forward": forward, "backward": forward_and_backward}
+WORDS = {"forward": "f(z) and ln|det|", "backward": "f(z), ln|det| and gradients"}
+
+
+def entry_of(case: Case, maps: dict[str, Map], name: str, run: Pass, batch: int, flops: float) -> Entry:
+    """The time of the fastest peer over ours, or our milliseconds if there is no peer."""
+    z = torch.randn(batch, LATENT_DIM, requires_grad=True)
+    times = interleaved({package: lambda m=m: run(m, z) for package, m in maps.items()})  # type: ignore[misc]
+    medians = {package: median(values) for package, values in times.items()}
+    limit = products(lambda: run(maps["flowvae"], z)) / flops * 1e3
+    listed = ", ".join(f"{package} {value:.3f} ms" for package, value in medians.items())
+    conditions = (
+        f"{WORDS[name]}, batch {batch}, D {LATENT_DIM}: {listed}, our matrix products alone {limit:.4f} ms; "
+        f"{case.description}; 1 thread, float32, freed memory kept, median of {ROUNDS} rounds, interleaved"
     )
-    pyro_couplings = [affine_coupling(LATENT_DIM, list(HIDDEN)) for _ in range(2 * NUM_PAIRS)]
-    layers: list[nn.Module] = []
-    for _ in range(2 * NUM_PAIRS):
-        net = normflows.nets.MLP([LATENT_DIM // 2, *HIDDEN, LATENT_DIM], init_zeros=True)
-        layers += [normflows.flows.AffineCouplingBlock(net), normflows.flows.Permute(LATENT_DIM, mode="swap")]
-    normflows_couplings = nn.ModuleList(layers)
-    return {
-        "coupling_ms": lambda z: total(*flowvae_flow(z).call_and_ladj(z)),
-        "coupling_pyro_ms": lambda z: chain_pyro(pyro_couplings, z),
-        "coupling_normflows_ms": lambda z: chain_normflows(normflows_couplings, z),
-    }
+    peers = [package for package in maps if package != "flowvae"]
+    label = f"flow_{case.name}_{name}_{batch}"
+    if not peers:
+        return entry(f"{label}_ms", medians["flowvae"], "ms", conditions, digits=3)
+    fastest = min(peers, key=medians.__getitem__)
+    ratio = median(peer / own for peer, own in zip(times[fastest], times["flowvae"], strict=True))
+    return entry(f"{label}_over_ours", ratio, "ratio", f"{fastest} over ours, {conditions}", digits=2)
 
 
-def chain_pyro(transforms: Sequence[Transform], z: Tensor) -> Tensor:
-    """Loss of transforms of Pyro, one after another."""
-    ladj = z.new_zeros(len(z))
-    for transform in transforms:
-        previous, z = z, transform(z)
-        ladj = ladj + transform.log_abs_det_jacobian(previous, z)
-    return total(z, ladj)
+def interleaved(calls: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
+    """Milliseconds per call in each round; a round measures every call once, for about SECONDS."""
+    counts = {name: repetitions(call) for name, call in calls.items()}
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(ROUNDS):
+        for name, call in calls.items():
+            call()  # warm-up
+            times[name].append(elapsed(lambda call=call, n=counts[name]: repeat(call, n)) / counts[name] * 1e3)  # type: ignore[misc]
+    return times
 
 
-def chain_normflows(transforms: nn.ModuleList, z: Tensor) -> Tensor:
-    """Loss of transforms of normflows, one after another."""
-    ladj = z.new_zeros(len(z))
-    for transform in transforms:
-        z, term = transform(z)
-        ladj = ladj + term
-    return total(z, ladj)
+def repetitions(call: Callable[[], object]) -> int:
+    """How often a call fits into SECONDS."""
+    repeat(call, 3)
+    return max(1, round(SECONDS * 3 / elapsed(lambda: repeat(call, 3))))
 
 
-def total(z: Tensor, ladj: Tensor) -> Tensor:
-    """A scalar that depends on all results of a flow."""
-    return z.square().sum() - ladj.sum()
+def repeat(call: Callable[[], object], count: int) -> None:
+    """Call `count` times."""
+    for _ in range(count):
+        call()
+
+
+def matrix_flops() -> float:
+    """FLOP/s of the fastest of several products of two large matrices."""
+    a, b = torch.randn(2, MATRIX, MATRIX).unbind()
+    return 2 * MATRIX**3 / min(elapsed(lambda: a @ b) for _ in range(30))
+
+
+def products(call: Callable[[], object]) -> int:
+    """FLOP in the matrix products and convolutions of a call."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+def entry_of_imports() -> Entry:
+    """Our time where the peers are imported over that where they are not: new processes in turns."""
+    ratios = []
+    for _ in range(IMPORT_ROUNDS):
+        without, with_peers = (own_times(argument) for argument in ("alone", "peers"))
+        ratios += [after / before for before, after in zip(without, with_peers, strict=True)]
+    conditions = (
+        f"our time in a process that imported the peers over one that did not, batch {BATCHES[0]}, both passes of "
+        f"{len(CASES)} flows, median of {IMPORT_ROUNDS} interleaved rounds of all"
+    )
+    return entry("flow_speed_with_peers_imported", median(ratios), "ratio", conditions, digits=3)
+
+
+def own_times(argument: str) -> list[float]:
+    """Milliseconds of our passes in a new process."""
+    command = [sys.executable, "-m", "benchmarks.flow_speed", argument]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def times_here() -> Iterator[float]:
+    """Milliseconds of our passes in this process, each repeated for about SECONDS."""
+    settle()
+    z = torch.randn(BATCHES[0], LATENT_DIM, requires_grad=True)
+    for case in CASES:
+        flow = own_map(case)
+        for run in PASSES.values():
+            count = repetitions(lambda flow=flow, run=run: run(flow, z))
+            started = time.perf_counter()
+            repeat(lambda flow=flow, run=run: run(flow, z), count)
+            yield (time.perf_counter() - started) / count * 1e3
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "peers":
+        for package in sorted({package for case in CASES for package in case.installed()}):
+            import_module(package)
+    print(json.dumps(list(times_here())))

@@ -1,13 +1,16 @@
-"""The schema of the library's settings: frozen, strict, without defaults.
+"""The schema of the library's settings: frozen and strict.
 
-Values are set only in `params.yaml`, so no field has a default. An unknown, missing, mistyped or out-of-range key is an
-error that names the key. Every schema is defined beside the code that reads it.
+Settings of models and of training have defaults, for use from Python. `params.yaml` states every value nevertheless
+(`EXPLICIT`). An unknown, missing, mistyped or out-of-range key is an error that names the key. Every schema is
+defined beside the code that reads it.
 """
 
-from typing import Annotated
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -31,7 +34,55 @@ StageChannels = Annotated[tuple[PositiveInt, ...], Field(strict=False, min_lengt
 LatentShape = Annotated[tuple[PositiveInt, ...], Field(strict=False), AfterValidator(_vector_or_map)]
 
 
+EXPLICIT = {"explicit": True}  # context of a validation in which defaults do not count
+UNSTATED = object()  # the value of a field that such a validation misses
+
+
 class Config(BaseModel):
     """Base of every settings object: immutable, typed, closed to unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _mark_unstated(cls, values: Any, info: ValidationInfo) -> Any:
+        """With the context EXPLICIT, give every field that is not stated a value that it refuses.
+
+        Fields with one possible value need no statement.
+        """
+        if info.context is not EXPLICIT or not isinstance(values, Mapping):
+            return values
+        optional = {name for name, field in cls.model_fields.items() if not (field.is_required() or _is_fixed(field))}
+        return {**values, **dict.fromkeys(optional - values.keys(), UNSTATED)}
+
+    def __repr_name__(self) -> str:
+        return type(self).__name__.removesuffix("Config")  # the name under which `flowvae` exports it
+
+
+def entry_by(tag: str, config_of: Callable[[str], type[Config]], names: Iterable[str]) -> BeforeValidator:
+    """A validator of settings whose class is found by the value of one key, in a table to which users may add.
+
+    Args:
+        tag: the key.
+        config_of: the class of the settings with a name.
+        names: of all entries of the table; it is read again at every validation.
+    """
+
+    def validate(value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, Config):
+            return value
+        if not isinstance(value, Mapping):
+            raise PydanticKnownError("model_attributes_type")
+        if tag not in value:
+            raise PydanticKnownError("union_tag_not_found", {"discriminator": repr(tag)})
+        if value[tag] not in (known := list(names)):
+            expected = ", ".join(map(repr, known))
+            context = {"discriminator": repr(tag), "tag": str(value[tag]), "expected_tags": expected}
+            raise PydanticKnownError("union_tag_invalid", context)
+        return config_of(value[tag]).model_validate(value, context=info.context)
+
+    return BeforeValidator(validate)
+
+
+def _is_fixed(field: FieldInfo) -> bool:
+    return get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1

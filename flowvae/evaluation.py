@@ -1,6 +1,7 @@
 """Scores of a trained VAE: -log p(x|z), KL, -ELBO, NLL, bits per dimension, active units."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -39,6 +40,7 @@ class Evaluation:
     nll: Estimate  # -log p(x), by importance sampling
     active_units: int
     images: ImageScores
+    nll_by_draws: dict[int, float]  # mean over the images whose NLL was measured, by the number of draws
 
     @property
     def num_images(self) -> int:
@@ -68,7 +70,7 @@ def evaluate(vae: VAE, images: ImageSet, config: EvaluationConfig) -> Evaluation
     """
     vae.eval()
     images = images.freeze(generator(images.device, config.seed, "binarization"))
-    scores = score_images(vae, images, config)
+    scores, nll_by_draws = score_images(vae, images, config)
     return Evaluation(
         reconstruction=mean_estimate(scores.reconstruction),
         kl=mean_estimate(scores.kl),
@@ -76,18 +78,24 @@ def evaluate(vae: VAE, images: ImageSet, config: EvaluationConfig) -> Evaluation
         nll=nll_estimate(scores),
         active_units=active_units(*posterior_moments(vae, images, config)),
         images=scores,
+        nll_by_draws=nll_by_draws,
     )
 
 
 @torch.inference_mode()
-def score_images(vae: VAE, images: ImageSet, config: EvaluationConfig) -> ImageScores:
-    """Compute the scores of each image; arguments as for `evaluate`, with values of the images that are fixed."""
+def score_images(vae: VAE, images: ImageSet, config: EvaluationConfig) -> tuple[ImageScores, dict[int, float]]:
+    """Compute the scores of each image, and the mean NLL by the number of draws (`nll_by_draws`).
+
+    Arguments are as for `evaluate`, with values of the images that are fixed.
+    """
     negative_elbo, reconstruction, divergence = _elbo_pass(vae, images, config)
     subset = torch.randperm(len(images), generator=generator("cpu", config.seed, "subset"))
     subset = subset[: config.num_nll_images].sort().values.to(images.device)
-    nll, subset_negative_elbo, effective = _nll_pass(vae, images, subset, config)
+    counts = draw_counts(config.num_importance_samples)
+    nll, subset_negative_elbo, effective, *by_draws = _nll_pass(vae, images, subset, config, counts)
     columns = (negative_elbo, reconstruction, divergence, subset, nll, subset_negative_elbo, effective)
-    return ImageScores(*(column.cpu().numpy() for column in columns))
+    means = {count: values.double().mean().item() for count, values in zip(counts, by_draws, strict=True)}
+    return ImageScores(*(column.cpu().numpy() for column in columns)), means
 
 
 def _elbo_pass(vae: VAE, images: ImageSet, config: EvaluationConfig) -> list[Tensor]:
@@ -100,18 +108,43 @@ def _elbo_pass(vae: VAE, images: ImageSet, config: EvaluationConfig) -> list[Ten
     return list(torch.cat(rows, dim=1))
 
 
-def _nll_pass(vae: VAE, images: ImageSet, subset: Tensor, config: EvaluationConfig) -> list[Tensor]:
-    """Compute -log p(x) of the n images of the subset and, on the same draws, -ELBO and the effective sample size.
+def _nll_pass(
+    vae: VAE, images: ImageSet, subset: Tensor, config: EvaluationConfig, counts: Sequence[int]
+) -> list[Tensor]:
+    """Compute -log p(x) of the n images of the subset and, on the same draws, -ELBO, the effective sample size, and
+    -log p(x) from fewer draws.
 
     Returns:
-        Three tensors of shape (n,).
+        Three tensors of shape (n,), and one for each of the counts.
     """
     num_samples, rows = config.num_importance_samples, []
     draws = NormalDraws(config.seed, "importance", vae.latent_dim)
     for indices in subset.split(max(1, config.chunk_size // num_samples)):
         log_weights = log_importance_weights(vae, images, indices, num_samples, config.chunk_size, draws)
-        rows.append((-log_mean_exp(log_weights), -log_weights.mean(0), effective_sample_size(log_weights)))
+        by_draws = [nll_from(log_weights, count) for count in counts]
+        rows.append((-log_mean_exp(log_weights), -log_weights.mean(0), effective_sample_size(log_weights), *by_draws))
     return [torch.cat(column) for column in zip(*rows, strict=True)]
+
+
+def draw_counts(num_samples: int) -> list[int]:
+    """Numbers of draws for which NLL is computed: 1, 2, 5, 10, ... up to `num_samples`."""
+    steps = [digit * 10**power for power in range(len(str(num_samples))) for digit in (1, 2, 5)]
+    return [*(count for count in steps if count < num_samples), num_samples]
+
+
+def nll_from(log_weights: Tensor, num_samples: int) -> Tensor:
+    """-log p(x) from fewer draws, averaged over as many disjoint groups of them as there are, in nats.
+
+    Args:
+        log_weights: shape (S, batch).
+        num_samples: draws per group, at most S.
+
+    Returns:
+        Shape (batch,).
+    """
+    num_groups = len(log_weights) // num_samples
+    groups = log_weights[: num_groups * num_samples].unflatten(0, (num_groups, num_samples))
+    return -log_mean_exp(groups.transpose(0, 1)).mean(0)
 
 
 def log_importance_weights(

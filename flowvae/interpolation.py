@@ -1,9 +1,13 @@
 """Paths through latent space, and the pairs of images that they connect."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from flowvae.model.vae import VAE
+
+Space = Literal["latent", "base"]
 
 SMALL_ANGLE = 1e-4  # limit on sin(angle) below which the great circle is inaccurate and the path is straight
 
@@ -40,21 +44,27 @@ PATHS = {"linear": linear, "spherical": spherical}
 
 
 @torch.inference_mode()
-def interpolate(vae: VAE, start: Tensor, end: Tensor, num_steps: int, path: str) -> Tensor:
-    """Decode a path between the posterior means of images, mapped by the flow.
+def interpolate(vae: VAE, start: Tensor, end: Tensor, num_steps: int, path: str, space: Space = "latent") -> Tensor:
+    """Decode a path between the posterior means of images, mapped by the posterior's flow.
 
     Args:
         vae: the model.
         start, end: images, shape (pairs, C, H, W).
         num_steps: number of points on the path, including both ends.
         path: an entry of PATHS.
+        space: where the path has its shape: that of the latents, or that of the noise to which the prior's flow maps
+            them. Without a flow in the prior they are the same.
 
     Returns:
         Means of the likelihood, shape (num_steps, pairs, C, H, W).
     """
     z_start, z_end = (vae.posterior(x).push_loc() for x in (start, end))
     t = torch.linspace(0, 1, num_steps, dtype=start.dtype, device=start.device)
-    return vae.likelihood(PATHS[path](z_start, z_end, t)).mean
+    if space == "latent":
+        return vae.likelihood(PATHS[path](z_start, z_end, t)).mean
+    prior = vae.prior
+    noise = PATHS[path](prior.to_noise(z_start), prior.to_noise(z_end), t)
+    return vae.likelihood(prior.from_noise(noise)).mean
 
 
 def random_pairs(num_images: int, num_pairs: int, generator: torch.Generator) -> Tensor:

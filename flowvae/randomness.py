@@ -4,7 +4,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-PURPOSES = ("binarization", "order", "latent", "importance", "split", "pairs", "subset", "prior", "population", "units")
+PURPOSES = (
+    *("binarization", "order", "latent", "importance", "split", "pairs", "subset", "prior", "population", "units"),
+    "diagnostics",
+)
 
 WORDS_PER_STEP = 4
 

@@ -11,6 +11,7 @@ CURVES = Path("curves")
 METRICS = Path("metrics")
 SCORES = Path("scores")
 PROTOCOLS = METRICS / "protocol"
+DIAGNOSTICS = METRICS / "diagnostics"
 REPORTS = Path("reports")
 STUDIES = REPORTS / "studies"
 FIGURES = REPORTS / "figures"

@@ -28,7 +28,7 @@ from importlib.util import find_spec
 import torch
 import flowvae
 from flowvae.data.images import ImageSet
-from flowvae.model.vae import VAEConfig
+from flowvae.model.settings import VAEConfig
 from flowvae.training.config import TrainingConfig
 from flowvae.training.loop import fit
 
@@ -38,7 +38,7 @@ vae = flowvae.build_vae(config, seed=0)
 images = ImageSet(torch.arange(256).remainder(2).to(torch.uint8).view(16, 1, 4, 4), "bits")
 steps = []
 records = fit(vae, images, images, training, seed=0, on_step=lambda step, num_steps: steps.append(step))
-flowvae.save("model", vae, config)
+vae.save("model")
 loaded = flowvae.load("model")
 same = [torch.equal(value, loaded.state_dict()[name]) for name, value in vae.state_dict().items()]
 print(json.dumps({

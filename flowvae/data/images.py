@@ -78,16 +78,16 @@ class ImageSet:
             dtype, noise, share: as for `batch`.
 
         Returns:
-            Shape (share, C, H, W), values in [0, 1].
+            Shape (share, C, H, W), values in [0, 1], in the channels-last memory layout of the networks.
         """
-        x = pixels.to(dtype)
+        x = pixels.to(dtype, memory_format=torch.channels_last)
         if self.reading == "bits":
             return x
         x = x.div_(MAX_PIXEL)
         if self.reading == "levels":
             return x
         uniform = torch.rand((batch_size, *self.image_shape), dtype=dtype, device=x.device, generator=noise)[share]
-        return (uniform < x).to(dtype)
+        return (uniform < x).to(dtype, memory_format=torch.channels_last)
 
     def freeze(self, noise: torch.Generator) -> "ImageSet":
         """The same images with fixed values: one draw if the reading is dynamic, else the set itself."""

@@ -2,14 +2,21 @@
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from flowvae.model.vae import LogDensities
-
 Objective = Literal["elbo", "importance_weighted"]
+
+
+class LogDensities(NamedTuple):
+    """log p(x|z), log p(z) and log q(z|x) in nats, shape (*sample_shape, batch), and z (*sample_shape, batch, D)."""
+
+    log_likelihood: Tensor
+    log_prior: Tensor
+    log_posterior: Tensor
+    z: Tensor
 
 
 def elbo(densities: LogDensities, kl_weight: float = 1.0) -> Tensor:

@@ -1,29 +1,39 @@
 """The contract of a bijection, and composition.
 
 A transform is a pure object with a short life: a flow module creates it from a context (see `flowvae.model.flows`), and
-it maps one batch. Forward is the direction of sampling, from the base variable z0 to the posterior sample zK.
+it maps one batch. In a posterior, forward is from the base variable z0 to the sample zK; in a prior, from z to noise.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.distributions import constraints, transforms
+
+T = TypeVar("T")
 
 
-class Transform(ABC):
-    """A differentiable bijection on R^D with a tractable log-determinant.
+class Transform(transforms.Transform, ABC):
+    """A differentiable bijection on R^D with a tractable log-determinant, as a transform of `torch.distributions`.
 
     It runs in the precision of its input (`full_precision`), also inside a context of autocast, which a caller may
     enter between the creation of a transform and its use.
     Subclasses define `_call_and_ladj`, and `_inv_and_ladj` if they have an inverse.
     """
 
+    domain = constraints.real_vector
+    codomain = constraints.real_vector
+    bijective = True
+    _cache_size = 0  # what the constructor of torch's class sets; subclasses here need not call it
+    _inv = None
+
     @property
     @abstractmethod
     def has_inverse(self) -> bool:
-        """Whether `inv` and `inv_and_ladj` can be computed, up to rounding."""
+        """Whether `inv_and_ladj`, and the transform `inv`, can be computed, up to rounding."""
 
     def call_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Map z and compute the log absolute determinant of the Jacobian (ladj).
@@ -58,13 +68,26 @@ class Transform(ABC):
         with full_precision(z.device):
             return self._inv_and_ladj(z)
 
-    def inv(self, z: Tensor) -> Tensor:
-        """Return the point that `call_and_ladj` maps to z, shape of z.
+    def steps(self, num_transforms: int) -> "Sequence[Transform]":
+        """Its transformations one by one, in the order of `call_and_ladj`.
+
+        Args:
+            num_transforms: K, in how many equal parts the whole is to be divided.
 
         Raises:
-            NotImplementedError: the transform has no inverse.
+            NotImplementedError: it cannot be divided.
         """
-        return self.inv_and_ladj(z)[0]
+        raise NotImplementedError(f"{type(self).__name__} cannot be divided into its transformations")
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        """ln|det df/dz| in nats at x, shape x.shape[:-1]; y = f(x) is not used."""
+        return self.call_and_ladj(x)[1]
+
+    def _call(self, x: Tensor) -> Tensor:
+        return self.call_and_ladj(x)[0]
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return self.inv_and_ladj(y)[0]
 
     @abstractmethod
     def _call_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,6 +103,9 @@ class ComposedTransform(Transform):
 
     def __init__(self, transforms: Sequence[Transform]) -> None:
         self.transforms = tuple(transforms)
+
+    def steps(self, num_transforms: int) -> Sequence[Transform]:
+        return [ComposedTransform(part) for part in parts(self.transforms, num_transforms)]
 
     @property
     def has_inverse(self) -> bool:
@@ -98,6 +124,12 @@ class ComposedTransform(Transform):
             z, ladj = transform.inv_and_ladj(z)
             total = total + ladj
         return z, total
+
+
+def parts(items: Sequence[T], count: int) -> list[Sequence[T]]:
+    """Consecutive parts of equal length."""
+    size = len(items) // max(1, count)
+    return [items[i * size : (i + 1) * size] for i in range(count)]
 
 
 @contextmanager

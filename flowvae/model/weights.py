@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -9,11 +10,13 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
+from torch import Tensor
 
 from flowvae.config import Config
 from flowvae.errors import InputError
 from flowvae.files import write_atomically
-from flowvae.model.vae import VAE, VAEConfig, build_vae
+from flowvae.model.flows import FLOWS
+from flowvae.model.settings import VAEConfig
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
@@ -25,66 +28,58 @@ class SavedModel(Config):
     weights_sha256: str
 
 
-def save(folder: Path | str, vae: VAE, config: VAEConfig) -> None:
+def write_model(folder: Path, weights: Mapping[str, Tensor], config: VAEConfig) -> None:
     """Write `model.safetensors` and `config.json` into a folder, which is created if necessary.
 
     Each file is either complete or absent. The config is written last and holds the checksum of the weights.
 
-    Args:
-        folder: where to write.
-        vae: the model.
-        config: what the model was built from.
-
     Raises:
         OSError: a file cannot be written.
     """
-    folder = Path(folder)
-    weights = save_tensors({name: value.contiguous() for name, value in vae.state_dict().items()})
-    saved = SavedModel(vae=config, weights_sha256=hashlib.sha256(weights).hexdigest())
-    write_atomically(folder / WEIGHTS, weights)
+    # Copies, because weights that two modules share are refused.
+    copies = {name: value.clone(memory_format=torch.contiguous_format) for name, value in weights.items()}
+    content = save_tensors(copies)
+    saved = SavedModel(vae=config, weights_sha256=hashlib.sha256(content).hexdigest())
+    write_atomically(folder / WEIGHTS, content)
     write_atomically(folder / CONFIG, (saved.model_dump_json(indent=2) + "\n").encode())
 
 
-def load(folder: Path | str, device: torch.device | str = "cpu") -> VAE:
-    """Load a VAE that `save` wrote.
-
-    Args:
-        folder: the folder passed to `save`.
-        device: device of the weights.
-
-    Returns:
-        The VAE, in evaluation mode.
+def read_model(folder: Path) -> tuple[VAEConfig, dict[str, Tensor]]:
+    """Read what `write_model` wrote.
 
     Raises:
-        InputError: a file is missing or damaged, or the two do not fit each other.
+        InputError: a file is missing or damaged.
     """
-    folder = Path(folder)
-    saved = _read_config(folder / CONFIG)
-    weights = _read(folder / WEIGHTS)
-    if hashlib.sha256(weights).hexdigest() != saved.weights_sha256:
+    saved, content = _read_config(folder / CONFIG), _read(folder / WEIGHTS)
+    if hashlib.sha256(content).hexdigest() != saved.weights_sha256:
         raise InputError(
             f"{folder / WEIGHTS}: damaged, its checksum differs from the one in {CONFIG}; train the variant again"
         )
     try:
-        vae = build_vae(saved.vae, seed=0)
-    except ValueError as error:
-        raise InputError(
-            f"{folder / CONFIG}: no model can be built from it ({error}); train the variant again"
-        ) from error
-    try:
-        vae.load_state_dict(load_tensors(weights))
-    except (RuntimeError, SafetensorError) as error:
-        raise InputError(
-            f"{folder / WEIGHTS}: does not fit {CONFIG} or this version of flowvae; train the variant again"
-        ) from error
-    return vae.to(device).eval()
+        return saved.vae, load_tensors(content)
+    except SafetensorError as error:
+        raise InputError(f"{folder / WEIGHTS}: not a file of weights ({error}); train the variant again") from error
 
 
 def _read_config(path: Path) -> SavedModel:
     try:
-        return SavedModel.model_validate(json.loads(_read(path)))
-    except (ValueError, ValidationError) as error:
+        return SavedModel.model_validate(content := json.loads(_read(path)))
+    except ValidationError as error:
+        if unknown := _unknown_flows(content):
+            raise InputError(
+                f"{path}: unknown families of flows: {', '.join(unknown)}; register them first "
+                f"(flowvae.register_flow), or use the version of flowvae that wrote it"
+            ) from error
         raise InputError(f"{path}: not a config of this version of flowvae; train the variant again") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not a config of this version of flowvae; train the variant again") from error
+
+
+def _unknown_flows(content: object) -> list[str]:
+    """Names of families in the contents of config.json that are not in FLOWS."""
+    vae = content.get("vae") if isinstance(content, dict) else None
+    parts = [vae.get(name) for name in ("posterior", "prior")] if isinstance(vae, dict) else []
+    return [str(part["flow"]) for part in parts if isinstance(part, dict) and part.get("flow") not in FLOWS]
 
 
 def _read(path: Path) -> bytes:

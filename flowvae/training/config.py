@@ -1,9 +1,9 @@
-"""The schema of `training` in params.yaml."""
+"""Settings of training: `training` in params.yaml, and the keywords of `flowvae.fit`."""
 
 from flowvae.config import Config, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ProperFraction
 from flowvae.model.objectives import Objective
 from flowvae.training.precision import Precision
-from flowvae.training.schedules import KLWarmup, Schedule
+from flowvae.training.schedules import CosineSchedule, KLWarmup, Schedule
 
 
 class TrainingConfig(Config):
@@ -32,20 +32,20 @@ class TrainingConfig(Config):
     """
 
     epochs: PositiveInt
-    min_steps: NonNegativeInt
-    patience: NonNegativeInt
-    batch_size: PositiveInt
-    accumulation_steps: PositiveInt
-    objective: Objective
-    num_samples: PositiveInt
-    free_nats: NonNegativeFloat
-    kl_warmup: KLWarmup
-    learning_rate: PositiveFloat
-    final_learning_rate: NonNegativeFloat
-    schedule: Schedule
-    weight_decay: NonNegativeFloat
-    max_grad_norm: PositiveFloat
-    average_decay: ProperFraction
-    max_halvings: NonNegativeInt
-    precision: Precision
-    compile: bool
+    min_steps: NonNegativeInt = 0
+    patience: NonNegativeInt = 0
+    batch_size: PositiveInt = 96
+    accumulation_steps: PositiveInt = 1
+    objective: Objective = "elbo"
+    num_samples: PositiveInt = 1
+    free_nats: NonNegativeFloat = 0.0
+    kl_warmup: KLWarmup = KLWarmup()
+    learning_rate: PositiveFloat = 6.0e-3
+    final_learning_rate: NonNegativeFloat = 2.0e-5
+    schedule: Schedule = CosineSchedule()
+    weight_decay: NonNegativeFloat = 0.01
+    max_grad_norm: PositiveFloat = 100.0
+    average_decay: ProperFraction = 0.0
+    max_halvings: NonNegativeInt = 0
+    precision: Precision = "float32"
+    compile: bool = False

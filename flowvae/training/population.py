@@ -47,12 +47,15 @@ def recompute_statistics(
         return
     dtype, draws = next(vae.parameters()).dtype, generator(images.device, seed, "population")
     batch_size = population_batch_size(images)
+    of_prior = any(isinstance(module, PopulationStatistics) for module in vae.prior_flow.modules())
     vae.train()
     with record_moments(layers) as moments_by_layer:
         for x, noise in draw_once_each(images, batch_size, vae.latent_dim, dtype, draws, workers.share):
             with autocast(images.device, precision):
                 posterior = vae.posterior(x)
-            posterior.rsample_and_log_prob(noise)
+            z, _ = posterior.rsample_and_log_prob(noise)
+            if of_prior:
+                vae.prior.log_prob(z)
     for layer, moments in zip(layers, moments_by_layer, strict=True):
         mean, variance = pool_moments(moments)
         layer.mean.copy_(mean)

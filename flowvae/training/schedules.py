@@ -11,9 +11,9 @@ from flowvae.config import Config, Fraction, NonNegativeFloat, NonNegativeInt
 class CosineSchedule(Config):
     """Linear warm-up over `warmup_steps`, a plateau until `decay_start` (a fraction of all steps), then a cosine."""
 
-    name: Literal["cosine"]
-    warmup_steps: NonNegativeInt
-    decay_start: Fraction
+    name: Literal["cosine"] = "cosine"
+    warmup_steps: NonNegativeInt = 200
+    decay_start: Fraction = 0.25
 
     def factors(self, step: int, num_steps: int) -> tuple[float, float]:
         """Factors of the learning rate at a step, counted from 0, of a run of `num_steps`.
@@ -32,9 +32,9 @@ class OneCycleSchedule(Config):
     Smith & Topin 2019, arXiv:1708.07120, with cosines in place of straight lines. `peak` is a fraction of all steps.
     """
 
-    name: Literal["one_cycle"]
-    start: Fraction
-    peak: Fraction
+    name: Literal["one_cycle"] = "one_cycle"
+    start: Fraction = 0.04
+    peak: Fraction = 0.3
 
     def factors(self, step: int, num_steps: int) -> tuple[float, float]:
         """Factors of the learning rate at a step, counted from 0, of a run of `num_steps`.
@@ -59,8 +59,8 @@ class KLWarmup(Config):
         unit: the whole run, epochs or steps.
     """
 
-    length: NonNegativeFloat
-    unit: Literal["run", "epochs", "steps"]
+    length: NonNegativeFloat = 0.1
+    unit: Literal["run", "epochs", "steps"] = "run"
 
     def weight(self, step: int, num_steps: int, steps_per_epoch: int) -> float:
         """Weight at a step, counted from 0."""

@@ -8,10 +8,10 @@ from flowvae.data.arrays import is_eight_bit
 from flowvae.datasets.config import DataConfig
 from flowvae.datasets.registry import data_contradictions, image_shape
 from flowvae.errors import InputError
-from flowvae.model.flows import AnyFlowConfig
 from flowvae.model.likelihoods import LIKELIHOODS
-from flowvae.model.vae import ModelConfig, VAEConfig, build_vae
-from pipeline.params.schema import Params
+from flowvae.model.settings import ModelConfig
+from flowvae.model.vae import build_vae
+from pipeline.params.schema import Params, VariantConfig, vae_config
 from pipeline.params.trees import leaf_paths
 
 
@@ -51,18 +51,18 @@ def check_models(params: Params, path: Path) -> None:
         InputError: one line per reason why variants do not fit the model.
     """
     unbuildable: dict[str, list[str]] = {}
-    for variant, flow in params.variants.items():
-        if problem := model_mismatch(params.data, params.model, flow):
-            unbuildable.setdefault(problem, []).append(f"variants.{variant}")
+    for name, variant in params.variants.items():
+        if problem := model_mismatch(params.data, params.model, variant):
+            unbuildable.setdefault(problem, []).append(f"variants.{name}")
     if unbuildable:
         lines = (f"{path}: model with {', '.join(keys)}: {message}" for message, keys in unbuildable.items())
         raise InputError("\n".join(lines))
 
 
-def model_mismatch(data: DataConfig, model: ModelConfig, flow: AnyFlowConfig) -> str | None:
-    """Why images, networks and flow do not fit each other, determined by building the model; None if they do."""
+def model_mismatch(data: DataConfig, model: ModelConfig, variant: VariantConfig) -> str | None:
+    """Why images, networks and flows do not fit each other, determined by building the model; None if they do."""
     try:
-        build_vae(VAEConfig(model=model, flow=flow, image_shape=image_shape(data)), seed=0)
+        build_vae(vae_config(model, variant, image_shape(data)), seed=0)
     except ValueError as error:
         return str(error)
     return None

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from flowvae.config import EXPLICIT, UNSTATED
 from flowvae.errors import InputError
 from flowvae.model.flows import FLOWS
 from pipeline.params.checks import contradictions
@@ -33,7 +34,7 @@ def check_params(content: Any, path: Path) -> Params:
     if content is None:
         raise InputError(f"{path}: empty; expected the keys {', '.join(Params.model_fields)}")
     try:
-        params = Params.model_validate(content)
+        params = Params.model_validate(content, context=EXPLICIT)
     except ValidationError as error:
         raise InputError("\n".join(f"{path}: {line}" for line in validation_lines(error, content))) from None
     if problems := list(contradictions(params)):
@@ -65,16 +66,17 @@ def validation_lines(error: ValidationError, content: Any) -> list[str]:
 
 def validation_line(problem: Mapping[str, Any], content: Any) -> str:
     """One of pydantic's errors as one line."""
-    kind, loc = problem["type"], problem["loc"]
+    kind, loc = "missing" if problem["input"] is UNSTATED else problem["type"], problem["loc"]
     added = loc[-1:] if kind == "missing" else ()  # the contents have no such key
-    keys, tag = split_location(loc[: len(loc) - len(added)], content)
+    keys = keys_of(loc[: len(loc) - len(added)], content)
     parent = value_at(content, tuple(map(str, keys[:-1])))
-    entry = FLOWS.get(str(tag)) if isinstance(parent, dict) and "flow" in parent else None
+    flow = parent.get("flow") if isinstance(parent, dict) else None
+    entry = FLOWS.get(str(flow))
     key = ".".join(map(str, (*keys, *added))) or "the file"
     got = "null (nothing after the colon?)" if problem["input"] is None else repr(problem["input"])
     match kind:
         case "extra_forbidden":
-            known = f" (flow {tag} has {', '.join(entry.config.model_fields)})" if entry else ""
+            known = f" (flow {flow} has {', '.join(entry.config.model_fields)})" if entry else ""
             return f"{key}: unknown key{known}; remove it or fix the typo"
         case "missing":
             return f"{key}: missing {'number' if isinstance(loc[-1], int) else 'key'}; add it"
@@ -96,18 +98,13 @@ def validation_line(problem: Mapping[str, Any], content: Any) -> str:
     return f"{key}: {message[0].lower()}{message[1:]}, got {got}"
 
 
-def split_location(loc: Sequence[str | int], content: Any) -> tuple[list[str | int], str | int | None]:
-    """Split a location of pydantic's into keys of the contents and the tag of a discriminated union.
-
-    Returns:
-        The parts that lead through the contents, and the last part that does not; None if all do.
-    """
+def keys_of(loc: Sequence[str | int], content: Any) -> list[str | int]:
+    """The parts of a location of pydantic's that are keys of the contents; the others are tags of unions, or depths."""
     keys: list[str | int] = []
-    tag = None
     for part in loc:
         try:
             content = content[part]
             keys.append(part)
         except (KeyError, TypeError, IndexError):
-            tag = part
-    return keys, tag
+            pass
+    return keys

@@ -11,7 +11,7 @@ from flowvae.datasets.config import DataConfig
 from flowvae.errors import InputError
 from flowvae.evaluation import EvaluationConfig
 from flowvae.model.flows import AnyFlowConfig
-from flowvae.model.vae import ModelConfig, VAEConfig
+from flowvae.model.settings import ModelConfig, VAEConfig
 from flowvae.training.config import TrainingConfig
 
 
@@ -27,21 +27,37 @@ def _each_value_once(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
+class VariantConfig(Config):
+    """The flows of a variant."""
+
+    posterior: AnyFlowConfig
+    prior: AnyFlowConfig
+
+
 def at_each_depth(family: Any) -> Any:
-    """A variant whose `num_transforms` is a list, as one variant per depth: {num_transforms: variant}."""
-    depths = family.get("num_transforms") if isinstance(family, Mapping) else None
-    integers = isinstance(depths, list) and all(type(depth) is int for depth in depths)
-    if not integers or not depths or len(set(depths)) < len(depths):
-        raise PydanticCustomError(
-            "family", "expected a variant whose num_transforms is a list of integers, with each depth once"
-        )
-    return {depth: {**family, "num_transforms": depth} for depth in depths}
+    """A variant in which one `num_transforms` is a list, as one variant per depth: {num_transforms: variant}.
+
+    Without a list it is one variant, at its own depth.
+    """
+    sides = {side: family[side] for side in SIDES if side in family} if isinstance(family, Mapping) else {}
+    depths = {side: flow.get("num_transforms", 0) for side, flow in sides.items() if isinstance(flow, Mapping)}
+    lists = [side for side, depth in depths.items() if isinstance(depth, list)]
+    if len(lists) > 1:
+        raise PydanticCustomError("family", "expected a list of num_transforms in the posterior or in the prior")
+    if not lists:
+        return {next((depth for depth in depths.values() if type(depth) is int and depth), 0): family}
+    (side,) = lists
+    several = depths[side]
+    if not several or any(type(depth) is not int for depth in several) or len(set(several)) < len(several):
+        raise PydanticCustomError("family", "expected num_transforms to be a list of integers, with each depth once")
+    return {depth: {**family, side: {**family[side], "num_transforms": depth}} for depth in several}
 
 
+SIDES = ("posterior", "prior")
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 Seeds = Annotated[tuple[NonNegativeInt, ...], Field(strict=False, min_length=1), AfterValidator(_each_seed_once)]
 Choices = Annotated[tuple[Any, ...], Field(strict=False, min_length=1), AfterValidator(_each_value_once)]
-Family = Annotated[dict[int, AnyFlowConfig], BeforeValidator(at_each_depth)]
+Family = Annotated[dict[int, VariantConfig], BeforeValidator(at_each_depth)]
 
 
 class Range(Config):
@@ -99,9 +115,9 @@ class StudyConfig(Config):
     """Families of flows at several depths, trained with several seeds, and values of any other params by their paths.
 
     Attributes:
-        families: by name; a family is a variant whose `num_transforms` is a list.
+        families: by name; a family is a variant in which one `num_transforms` may be a list.
         seeds: of training.
-        settings: values of model, training, evaluation and flow that replace those of params.yaml.
+        settings: values of model, training, evaluation, posterior and prior that replace those of params.yaml.
         over: values to vary, by the path of the param.
         search: which combinations become trials.
         early_stopping: which trials end early.
@@ -121,6 +137,7 @@ class InterpolationConfig(Config):
     left: str
     right: str
     path: Literal["linear", "spherical"]
+    space: Literal["latent", "base"]
     num_pairs: PositiveInt
     num_steps: Annotated[int, Field(ge=2)]
     seed: NonNegativeInt
@@ -138,7 +155,7 @@ class Params(Config):
 
     data: DataConfig
     model: ModelConfig
-    variants: Annotated[dict[Name, AnyFlowConfig], Field(min_length=1)]
+    variants: Annotated[dict[Name, VariantConfig], Field(min_length=1)]
     seeds: Seeds
     training: TrainingConfig
     evaluation: EvaluationConfig
@@ -148,7 +165,7 @@ class Params(Config):
 
     def vae_config(self, variant: str, image_shape: ImageShape) -> VAEConfig:
         """The model of a variant."""
-        return VAEConfig(model=self.model, flow=self.variants[variant], image_shape=image_shape)
+        return vae_config(self.model, self.variants[variant], image_shape)
 
     def check_run(self, variant: str, seed: int) -> None:
         """Raise InputError unless params.yaml declares this run."""
@@ -161,6 +178,11 @@ class Params(Config):
         """Raise InputError unless params.yaml declares this study."""
         if name not in self.studies:
             raise InputError(f"params.yaml: studies: expected {name!r} among {', '.join(self.studies) or 'none'}")
+
+
+def vae_config(model: ModelConfig, variant: VariantConfig, image_shape: ImageShape) -> VAEConfig:
+    """The model of a variant, for images of a shape."""
+    return VAEConfig(image_shape=image_shape, **dict(model), **dict(variant))
 
 
 def run_name(variant: str, seed: int) -> str:

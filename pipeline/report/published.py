@@ -6,10 +6,10 @@ from pathlib import Path
 from flowvae.data.arrays import is_eight_bit
 from pipeline.files import read_csv
 from pipeline.report.columns import ABSENT
-from pipeline.report.runs import ScoredRun
+from pipeline.report.runs import Flows, ScoredRun
 
 FILE = Path(__file__).with_name("published.csv")
-HEADINGS = ("source", "data", "posterior", "k", "−ELBO", "NLL", "protocol", "checked")
+HEADINGS = ("source", "data", "posterior", "prior", "k", "−ELBO", "NLL", "protocol", "checked")
 
 
 def results_on(dataset: str, binarization: str) -> list[dict[str, str]]:
@@ -33,7 +33,8 @@ def published_table(run: ScoredRun) -> list[list[str]]:
             row["source"],
             f"{row['dataset']}, {row['binarization']}",
             row["posterior"],
-            row["num_transforms"],
+            row["prior"],
+            row["num_transforms"] or ABSENT,
             row["negative_elbo_nats"] or ABSENT,
             nll_cell(row),
             row["protocol"],
@@ -41,6 +42,12 @@ def published_table(run: ScoredRun) -> list[list[str]]:
         ]
         for row in results_on(data["dataset"], data["binarization"])
     ]
+
+
+def published_depth(row: Mapping[str, str], flows: Flows) -> int | None:
+    """k of a published result with flows of these families; None for other families, and where it has no k."""
+    same = row["posterior"].startswith(flows.posterior) and row["prior"].startswith(flows.prior)
+    return int(row["num_transforms"] or 0) or None if same else None
 
 
 def nll_cell(row: Mapping[str, str]) -> str:

@@ -1,7 +1,7 @@
 """The runs of a report: scores, protocol and learning curve of each. Two protocols never meet in one report."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,14 @@ from flowvae.errors import InputError
 from flowvae.estimates import ImageScores
 from pipeline import paths
 from pipeline.files import read_csv, read_json
-from pipeline.params.schema import Params, run_name
-from pipeline.report.columns import REPORTED_METRICS
+from pipeline.params.schema import SIDES, Params, run_name
+from pipeline.report.columns import ABSENT, REPORTED_METRICS
 
-PER_RUN = ("variant", "seed", "flow")  # what may differ between the rows of one table
+PER_RUN = ("variant", "seed", *SIDES)  # what may differ between the rows of one table
 MISSING = object()  # differs from every value, also from null
 PROTOCOL = {
-    "flow": {"flow", "num_transforms"},
+    "posterior": {"flow", "num_transforms"},
+    "prior": {"flow", "num_transforms"},
     "data": {"dataset", "binarization", "binarization_seed", "split", "counts", "banner", "image_shape"},
     "training": {"batch_size"},
     "evaluation": {"num_elbo_samples", "num_importance_samples", "num_nll_images"},
@@ -41,12 +42,10 @@ class ScoredRun:
         return run_name(self.variant, self.seed)
 
     @property
-    def flow(self) -> str:
-        return self.protocol["flow"]["flow"]
-
-    @property
-    def num_transforms(self) -> int:
-        return self.protocol["flow"]["num_transforms"]
+    def flows(self) -> "Flows":
+        """Of posterior and prior."""
+        values = [(self.protocol[side]["flow"], self.protocol[side]["num_transforms"]) for side in SIDES]
+        return Flows(*values[0], *values[1])
 
     @property
     def eight_bit(self) -> bool:
@@ -64,8 +63,7 @@ class ScoredRun:
         data = self.protocol["data"]
         return {
             "variant": self.variant,
-            "flow": self.flow,
-            "num_transforms": self.num_transforms,
+            **asdict(self.flows),
             "seed": self.seed,
             "dataset": data["dataset"],
             "binarization": data["binarization"],
@@ -75,6 +73,38 @@ class ScoredRun:
             "num_importance_samples": self.protocol["evaluation"]["num_importance_samples"],
             **{name: self.metrics[name] for name in REPORTED_METRICS},
         }
+
+
+@dataclass(frozen=True)
+class Flows:
+    """Families and numbers of transformations of posterior and prior."""
+
+    posterior: str
+    posterior_transforms: int
+    prior: str
+    prior_transforms: int
+
+    @property
+    def label(self) -> str:
+        """The families: none, planar, real_nvp prior, or both."""
+        return flows_label(self.posterior, self.prior)
+
+    @property
+    def depth(self) -> int:
+        """k of the posterior or, if it has no flow, of the prior."""
+        return self.posterior_transforms or self.prior_transforms
+
+    def cells(self) -> list[str]:
+        """Cells of a table, for posterior and prior."""
+        pairs = ((self.posterior, self.posterior_transforms), (self.prior, self.prior_transforms))
+        return [f"{family}, {depth}" if depth else ABSENT for family, depth in pairs]
+
+
+def flows_label(posterior: str, prior: str) -> str:
+    """The families of posterior and prior in words."""
+    if prior == "none":
+        return posterior
+    return f"{prior} prior" if posterior == "none" else f"{posterior}, {prior} prior"
 
 
 def read_runs(params: Params) -> list[ScoredRun]:
@@ -99,7 +129,7 @@ def read_run(params: Params, variant: str, seed: int) -> ScoredRun:
     """
     name = run_name(variant, seed)
     protocol = read_protocol(paths.PROTOCOLS / f"{name}.json")
-    if protocol["flow"] != params.variants[variant].model_dump(mode="json"):
+    if {side: protocol[side] for side in SIDES} != params.variants[variant].model_dump(mode="json"):
         raise InputError(f"params.yaml: variants.{variant}: differs from what {name} was trained with; run dvc repro")
     return ScoredRun(
         variant=variant,

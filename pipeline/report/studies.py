@@ -9,11 +9,12 @@ from flowvae.data.arrays import Metadata, pixel_text
 from flowvae.errors import InputError
 from pipeline import paths
 from pipeline.files import read_csv
-from pipeline.params.schema import Params
+from pipeline.params.schema import SIDES, Params, VariantConfig
 from pipeline.report.columns import ABSENT, BY_NAME
+from pipeline.report.runs import Flows
 
 COUNTS = ("num_transforms", "seed", "epochs")
-TEXTS = ("family", "status", "reason", "trial")
+TEXTS = ("family", *SIDES, "status", "reason", "trial")
 BOUNDS = (BY_NAME["negative_elbo_nats"], BY_NAME["nll_nats"])
 HEADINGS = ("family", "k", *(column.heading for column in BOUNDS), "mean ‖∇‖", "max ‖∇‖", "diverged")
 Row = Mapping[str, Any]
@@ -25,13 +26,13 @@ class StudyResult:
 
     Args:
         name: of the study.
-        flows: the flow of each family, in order.
+        flows: those of each family at its first depth, in order.
         rows: of its trials.
         title: what all trials have in common.
     """
 
     name: str
-    flows: Mapping[str, str]
+    flows: Mapping[str, Flows]
     rows: Sequence[Row]
     title: str
 
@@ -72,8 +73,14 @@ def read_study(params: Params, name: str, metadata: Metadata) -> StudyResult:
     expected = {"family", "num_transforms", "status", *(column.name for column in BOUNDS)}
     if missing := expected - rows[0].keys() if rows else {"rows"}:
         raise InputError(f"{path}: damaged, lacks {', '.join(sorted(missing))}; run dvc repro -f study@{name}")
-    flows = {family: next(iter(depths.values())).flow for family, depths in config.families.items()}
+    flows = {family: flows_of(next(iter(depths.values()))) for family, depths in config.families.items()}
     return StudyResult(name, flows, rows, title_of(name, rows, config.seeds, metadata))
+
+
+def flows_of(variant: VariantConfig) -> Flows:
+    """The families and depths of a variant."""
+    posterior, prior = variant.posterior, variant.prior
+    return Flows(posterior.flow, posterior.num_transforms, prior.flow, prior.num_transforms)
 
 
 def parse(key: str, text: str, texts: Iterable[str]) -> Any:

@@ -7,7 +7,7 @@ from statistics import mean, stdev
 from flowvae.data.arrays import pixel_text
 from flowvae.estimates import paired_gains
 from pipeline.report.columns import BOUND_GAIN, NLL_GAIN, REPORTED_METRICS, shown
-from pipeline.report.runs import ScoredRun
+from pipeline.report.runs import Flows, ScoredRun
 
 BOUND = "negative_elbo_nats"
 
@@ -17,7 +17,7 @@ class Summary:
     """One variant of the report's table.
 
     Args:
-        variant, flow, num_transforms: of the variant.
+        variant, flows: of the variant.
         values: mean over seeds of every metric, and the gains over the reference with their standard errors
             (`paired_gains`), except for the reference itself. Standard errors are over test images; those of metrics
             are averaged over seeds.
@@ -25,8 +25,7 @@ class Summary:
     """
 
     variant: str
-    flow: str
-    num_transforms: int
+    flows: Flows
     values: Mapping[str, float]
     seed_spread: float | None
 
@@ -53,15 +52,15 @@ def summary(group: Sequence[ScoredRun], references: Sequence[ScoredRun]) -> Summ
         for name, gain in zip((BOUND_GAIN, NLL_GAIN), gains, strict=True):
             values |= {name: gain.value, f"{name}_stderr": gain.stderr}
     spread = stdev(bounds) if len(bounds) > 1 else None
-    return Summary(first.variant, first.flow, first.num_transforms, values, spread)
+    return Summary(first.variant, first.flows, values, spread)
 
 
 def variant_table(runs: Sequence[ScoredRun], rows: Iterable[Summary]) -> tuple[list[str], list[list[str]]]:
     """Headings and cells of the table of variants, as text."""
     columns = shown(eight_bit=runs[0].eight_bit)
-    headings = ["variant", "k", *(column.heading for column in columns)]
+    headings = ["variant", "posterior, k", "prior, k", *(column.heading for column in columns)]
     cells = [
-        [row.variant, str(row.num_transforms), *(column.cell(row.values, row.seed_spread) for column in columns)]
+        [row.variant, *row.flows.cells(), *(column.cell(row.values, row.seed_spread) for column in columns)]
         for row in rows
     ]
     return headings, cells

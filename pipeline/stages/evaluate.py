@@ -1,10 +1,12 @@
 """evaluate: score one trained variant on the test set, and draw its samples and reconstructions."""
 
+import math
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,10 +14,10 @@ from torch import Tensor
 
 from flowvae.data.arrays import is_eight_bit, open_images, read_metadata
 from flowvae.data.images import ImageSet
+from flowvae.diagnostics import Diagnostics, diagnose
 from flowvae.evaluation import Evaluation, EvaluationConfig, evaluate
 from flowvae.model.networks import plain_weights
-from flowvae.model.vae import VAE
-from flowvae.model.weights import load
+from flowvae.model.vae import VAE, load
 from flowvae.randomness import generator
 from pipeline import paths
 from pipeline.device import device_text, keep_freed_memory, pick_device
@@ -27,6 +29,7 @@ from pipeline.running.timings import record_timing
 from pipeline.scores import flat_metrics
 
 FIGURE_COLUMNS = 16
+TERMS = ("kl_per_dim", "posterior_ladj", "prior_ladj")  # of KL, in metrics/diagnostics
 FEW_DRAWS = 3  # effective ones, below which an importance-weighted bound rests on a single draw or two
 
 
@@ -53,6 +56,7 @@ def run(params: Params, variant: str, seed: int) -> None:
     num_passes = num_images * config.num_elbo_samples + evaluation.num_nll_images * config.num_importance_samples
     write_json(paths.METRICS / f"{name}.json", flat_metrics(evaluation, vae, metadata.image_shape))
     evaluation.images.save(paths.SCORES / f"{name}.safetensors")
+    write_json(paths.DIAGNOSTICS / f"{name}.json", diagnostics_content(scored.diagnostics, evaluation))
     counts = {"num_nll_images": evaluation.num_nll_images}
     write_json(paths.PROTOCOLS / f"{name}.json", trained | {"evaluation": config.model_dump() | counts})
     write_png(paths.FIGURES / "samples" / f"{name}.png", scored.samples)
@@ -77,6 +81,34 @@ def run(params: Params, variant: str, seed: int) -> None:
             f"bound that is not tight; raise evaluation.num_importance_samples"
         )
 
+    trip = scored.diagnostics.round_trip
+    if trip and trip.lost:
+        print(
+            f"{name}: warning: the prior's flow does not return to the noise of {trip.lost:.1%} of its samples (worst "
+            f"error {trip.worst:.2g}), so samples and interpolations in its space suffer; use a shallower prior, a "
+            f"smaller log_scale_bound or act norm"
+        )
+
+
+def diagnostics_content(diagnostics: Diagnostics, evaluation: Evaluation) -> dict[str, Any]:
+    """What metrics/diagnostics/*.json holds, in nats; null where a number is infinite."""
+    trip = diagnostics.round_trip
+    return {
+        **{
+            name: list(map(finite, getattr(diagnostics, name)))
+            for name in ("kl_per_dim", "posterior_ladj", "prior_ladj")
+        },
+        "prior_gap": finite(diagnostics.prior_gap),
+        "round_trip": {name: finite(value) for name, value in asdict(trip).items()} if trip else None,
+        "nll_by_draws": {str(count): finite(value) for count, value in evaluation.nll_by_draws.items()},
+        "median_effective_samples": finite(float(np.median(evaluation.images.effective_samples))),
+    }
+
+
+def finite(value: float) -> float | None:
+    """A number with five digits after the point; None for one that JSON cannot hold."""
+    return round(value, 5) if math.isfinite(value) else None
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -84,6 +116,7 @@ class Scored:
 
     Args:
         evaluation: the estimates.
+        diagnostics: of the latents.
         samples: a figure of ink, shape (H, W), in colour (H, W, 3).
         reconstructions: the same.
         seconds: duration of the evaluation.
@@ -91,6 +124,7 @@ class Scored:
     """
 
     evaluation: Evaluation
+    diagnostics: Diagnostics
     samples: np.ndarray
     reconstructions: np.ndarray
     seconds: float
@@ -104,12 +138,13 @@ def score(vae: VAE, config: EvaluationConfig, prepared: Path, device: torch.devi
     started = time.monotonic()
     evaluation = evaluate(vae, images, config)
     seconds = time.monotonic() - started
+    diagnostics = diagnose(vae, images, config)
     ink = partial(as_ink, eight_bit=is_eight_bit(read_metadata(prepared).binarization))
     figures = (
         image_grid(rows_of(ink(samples(vae, config.num_figure_images, config.seed)))),
         image_grid(pairs_of_rows(*map(ink, reconstructions(vae, images, config)))),
     )
-    return Scored(evaluation, *figures, seconds, device_text(device))
+    return Scored(evaluation, diagnostics, *figures, seconds, device_text(device))
 
 
 @torch.inference_mode()
@@ -117,8 +152,8 @@ def samples(vae: VAE, num_images: int, seed: int) -> Tensor:
     """Means of the likelihood at draws from the prior, the same draws for every variant."""
     weight = next(vae.parameters())
     noise = generator(weight.device, seed, "prior")
-    z = torch.randn(num_images, vae.latent_dim, dtype=weight.dtype, device=weight.device, generator=noise)
-    return vae.likelihood(z).mean
+    draws = torch.randn(num_images, vae.latent_dim, dtype=weight.dtype, device=weight.device, generator=noise)
+    return vae.likelihood(vae.prior.from_noise(draws)).mean
 
 
 @torch.inference_mode()

@@ -6,7 +6,7 @@ from torch import Tensor
 from flowvae.data.arrays import is_eight_bit, open_images, open_labels, read_metadata
 from flowvae.errors import InputError
 from flowvae.interpolation import different_label_pairs, interpolate, random_pairs
-from flowvae.model.weights import load
+from flowvae.model.vae import load
 from flowvae.randomness import generator
 from pipeline import paths
 from pipeline.device import pick_device
@@ -39,7 +39,7 @@ def run(params: Params) -> None:
         vae = load(paths.MODELS / run_name(variant, params.seeds[0]), device)
         dtype = next(vae.parameters()).dtype
         start, end = (images.batch(pairs[:, i], dtype, bits) for i in (0, 1))
-        path = interpolate(vae, start, end, config.num_steps, config.path)
+        path = interpolate(vae, start, end, config.num_steps, config.path, config.space)
         rows = torch.cat((start[None], path, end[None])).transpose(0, 1)  # (pairs, steps + 2, C, H, W)
         halves.append(as_ink(rows, eight_bit=eight_bit))
     grid = image_grid(side_by_side(*halves), ZOOM)

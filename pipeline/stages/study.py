@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from flowvae.errors import InputError
 from pipeline import paths
 from pipeline.files import write_csv, write_text
-from pipeline.params.schema import Params
+from pipeline.params.schema import SIDES, Params
 from pipeline.params.trees import nested, overlay
 from pipeline.study.points import Study
 from pipeline.study.trials import THROUGHPUT, VALIDATION, columns
@@ -63,7 +63,7 @@ def best_preset(study: Study, finished: Sequence[TrialRow]) -> dict[str, Any]:
         "interpolation": {"left": reference, "right": winner["family"]},
         "report": {"reference": reference},
     }
-    return preset | {section: value for section, value in varied(study, winner).items() if section != "flow"}
+    return preset | {section: value for section, value in varied(study, winner).items() if section not in SIDES}
 
 
 def best(rows: Sequence[TrialRow]) -> TrialRow:
@@ -72,9 +72,9 @@ def best(rows: Sequence[TrialRow]) -> TrialRow:
 
 
 def variant(study: Study, row: TrialRow) -> dict[str, Any]:
-    """The flow of a trial, as a variant."""
-    flow = study.config.families[row["family"]][row["num_transforms"]].model_dump(mode="json")
-    return overlay(flow, varied(study, row).get("flow", {}))
+    """The flows of a trial, as a variant."""
+    flows = study.config.families[row["family"]][row["num_transforms"]].model_dump(mode="json")
+    return overlay(flows, {side: values for side, values in varied(study, row).items() if side in SIDES})
 
 
 def varied(study: Study, row: TrialRow) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import torch
 
 from flowvae.data.arrays import read_metadata
 from flowvae.errors import InputError
-from flowvae.model.weights import save
 from flowvae.training.loop import NonFiniteLossError, epochs_for
 from flowvae.training.state import EpochRecord
 from pipeline import paths
@@ -58,12 +57,12 @@ def run(params: Params, variant: str, seed: int, workers: str | None = None, pro
         ) from error
     seconds = time.monotonic() - started
     folder = paths.MODELS / spec.name
-    save(folder, fitted.vae, spec.vae)
+    fitted.vae.save(folder)
     protocol = {
         "variant": variant,
         "seed": seed,
-        "flow": spec.vae.flow.model_dump(),
-        "model": spec.vae.model.model_dump(),
+        **params.variants[variant].model_dump(),
+        "model": params.model.model_dump(),
         "epochs": epochs_for(metadata.counts["train"], params.training),
         "training": params.training.model_dump(),
         "data": metadata.model_dump(),

@@ -7,25 +7,30 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from flowvae.config import Config
+from flowvae.config import EXPLICIT, Config
 from flowvae.errors import InputError
 from flowvae.evaluation import EvaluationConfig
 from flowvae.model.flows import AnyFlowConfig
-from flowvae.model.vae import ModelConfig
+from flowvae.model.settings import ModelConfig
 from flowvae.training.config import TrainingConfig
 from pipeline.params.checks import likelihood_mismatch, model_mismatch
 from pipeline.params.reading import validation_lines
-from pipeline.params.schema import Params, Range, StudyConfig
+from pipeline.params.schema import SIDES, Params, Range, StudyConfig, VariantConfig
 from pipeline.params.trees import nested, overlay
 
 
 class Sections(Config):
-    """All settings of a trial: the sections of params.yaml that a study may change, and the flow."""
+    """All settings of a trial: the sections of params.yaml that a study may change, and the flows."""
 
     model: ModelConfig
-    flow: AnyFlowConfig
+    posterior: AnyFlowConfig
+    prior: AnyFlowConfig
     training: TrainingConfig
     evaluation: EvaluationConfig
+
+    @property
+    def variant(self) -> VariantConfig:
+        return VariantConfig(posterior=self.posterior, prior=self.prior)
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class Point:
 
     Args:
         family: a key of `families`.
-        num_transforms: k.
+        num_transforms: k of the posterior or of the prior, whichever the family varies.
         seed: of training.
         values: of the other params that the study varies, by path.
     """
@@ -87,21 +92,24 @@ class Study:
         Raises:
             InputError: one line per invalid key.
         """
-        names = [name for name in Sections.model_fields if name != "flow"]
+        names = [name for name in Sections.model_fields if name not in SIDES]
         content: dict[str, Any] = {name: getattr(self.params, name).model_dump(mode="json") for name in names}
-        content["flow"] = self.config.families[point.family][point.num_transforms].model_dump(mode="json")
+        content |= self.config.families[point.family][point.num_transforms].model_dump(mode="json")
         changes = {"settings": self.config.settings, "over": nested(point.values)}
         for key, given in changes.items():
             if unknown := given.keys() - Sections.model_fields.keys():
                 expected = ", ".join(Sections.model_fields)
                 raise InputError(f"studies.{self.name}.{key}: expected keys of {expected}, got {', '.join(unknown)}")
-            if isinstance(given.get("flow"), Mapping) and "num_transforms" in given["flow"]:
-                raise InputError(f"studies.{self.name}.{key}: flow.num_transforms is set by the families; remove it")
+            for side in SIDES:
+                if isinstance(given.get(side), Mapping) and "num_transforms" in given[side]:
+                    raise InputError(
+                        f"studies.{self.name}.{key}: {side}.num_transforms is set by the families; remove it"
+                    )
             content = overlay(content, given)
+        position = f"studies.{self.name}, {point.family} with k = {point.num_transforms}"
         try:
-            return Sections.model_validate(content)
+            return Sections.model_validate(content, context=EXPLICIT)
         except ValidationError as error:
-            position = f"studies.{self.name}, {point.family} with k = {point.num_transforms}"
             raise InputError("\n".join(f"{position}: {line}" for line in validation_lines(error, content))) from None
 
 
@@ -135,7 +143,7 @@ def problems_of(study: Study) -> Iterator[str]:
                     continue
                 problem = likelihood_mismatch(study.params.data, sections.model)
                 if not problem and depth == min(depths):  # whether a model can be built does not depend on its depth
-                    problem = model_mismatch(study.params.data, sections.model, sections.flow)
+                    problem = model_mismatch(study.params.data, sections.model, sections.variant)
                 if problem:
                     yield f"studies.{study.name}, {family}: {problem}"
 

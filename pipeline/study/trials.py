@@ -12,11 +12,11 @@ import torch
 
 from flowvae.data.arrays import Metadata, open_images
 from flowvae.evaluation import EvaluationConfig, evaluate
-from flowvae.model.vae import VAEConfig
 from flowvae.training.checkpoint import Checkpoints
 from flowvae.training.state import EpochRecord
 from flowvae.training.workers import SingleWorker
 from pipeline.fitting import FittedRun, RunSpec, code_hash, fit_run
+from pipeline.params.schema import SIDES, vae_config
 from pipeline.scores import flat_metrics, metric_names
 from pipeline.study.points import Point, Study
 
@@ -51,7 +51,7 @@ class Trial:
 
 def columns(study: Study) -> list[str]:
     """Columns of the table of all trials."""
-    position = ["family", "num_transforms", "seed", *study.config.over]
+    position = ["family", "posterior", "prior", "num_transforms", "seed", *study.config.over]
     return [*position, VALIDATION, *metric_names(), *GRADIENTS, "epochs", "status", "reason", "trial"]
 
 
@@ -64,7 +64,7 @@ def trial_at(study: Study, point: Point, metadata: Metadata, prepared: Path) -> 
     sections = study.sections(point)
     spec = RunSpec(
         name=f"{point.family}-{point.num_transforms}-{point.seed}",
-        vae=VAEConfig(model=sections.model, flow=sections.flow, image_shape=metadata.image_shape),
+        vae=vae_config(sections.model, sections.variant, metadata.image_shape),
         training=sections.training,
         seed=point.seed,
         data=metadata.sha256,
@@ -126,4 +126,6 @@ def row(trial: Trial, status: str, reason: str = "") -> dict[str, Any]:
         status: finished, stopped (early), diverged or failed.
         reason: why it did not finish.
     """
-    return trial.point.columns() | {"status": status, "reason": reason, "trial": trial.trial_id}
+    vae = trial.spec.vae
+    flows = {side: getattr(vae, side).flow for side in SIDES}
+    return trial.point.columns() | flows | {"status": status, "reason": reason, "trial": trial.trial_id}

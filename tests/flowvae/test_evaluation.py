@@ -74,7 +74,7 @@ def test_an_image_has_the_same_scores_in_another_set():
     """At its position. More draws than before begin with those of before."""
     vae, images = tiny_vae("planar"), random_bits(30)
     all_images, first = (
-        score_images(vae.eval(), chosen, EvaluationConfig(**SETTINGS | {"num_nll_images": 30}))
+        score_images(vae.eval(), chosen, EvaluationConfig(**SETTINGS | {"num_nll_images": 30}))[0]
         for chosen in (images, ImageSet(images.pixels[:10], "bits"))
     )
     for name in ("negative_elbo", "reconstruction", "kl", "nll", "effective_samples"):

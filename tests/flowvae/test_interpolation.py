@@ -63,7 +63,7 @@ def test_interpolate_decodes_the_pushed_means(path, family):
 
     def pushed_mean(images):
         loc, _, context = vae.encoder(images)
-        return vae.decoder(vae.flow(context).call_and_ladj(loc)[0]).sigmoid()
+        return vae.decoder(vae.posterior_flow(context).call_and_ladj(loc)[0]).sigmoid()
 
     assert means.shape == (5, 3, 1, 4, 4) and not means.requires_grad
     assert (means > 0).all() and (means < 1).all()

@@ -10,7 +10,8 @@ from flowvae.datasets.config import DataConfig
 from flowvae.model.batch_norm import PopulationStatistics
 from flowvae.model.flows import FLOWS, build_flow
 from flowvae.model.objectives import elbo
-from flowvae.model.vae import VAEConfig, build_vae
+from flowvae.model.settings import VAEConfig
+from flowvae.model.vae import build_vae
 from flowvae.training.config import TrainingConfig
 from flowvae.training.loop import fit
 
@@ -161,10 +162,11 @@ def make_flow(family, settings, latent_shape):
         return build_flow(config, latent_shape, CONTEXT_FEATURES).double()
 
 
-def tiny_config(family="none", settings=None, image_shape=(1, 4, 4), **model):
+def tiny_config(family="none", settings=None, image_shape=(1, 4, 4), prior=None, **model):
     model = MODEL | model
     settings = settings_for(FLOW_SETTINGS[family][0] if settings is None else settings, tuple(model["latent_shape"]))
-    return VAEConfig(model=model, flow={"flow": family, **settings}, image_shape=image_shape)
+    prior = {"flow": "none"} if prior is None else prior
+    return VAEConfig(image_shape=image_shape, posterior={"flow": family, **settings}, prior=prior, **model)
 
 
 def tiny_vae(family="none", *, std=0.4, seed=0, **config):

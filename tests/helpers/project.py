@@ -25,10 +25,12 @@ TRAINED = {f"train@{run}" for run in RUNS}
 EVALUATED = {f"evaluate@{run}" for run in RUNS}
 STUDIES = {"study@depth", "study@stability"}
 DISK = 2 << 20  # bytes of a small disk: room for everything but the training images
+NO_FLOW = {"flow": "none"}
+PLANAR = {"flow": "planar", "num_transforms": [1, 3], "amortised": True}
 TINY = {
     "families": {
-        "none": {"flow": "none", "num_transforms": [0]},
-        "planar": {"flow": "planar", "num_transforms": [1, 3], "amortised": True},
+        "none": {"posterior": NO_FLOW, "prior": NO_FLOW},
+        "planar": {"posterior": PLANAR, "prior": NO_FLOW},
     },
     "seeds": [0],
     "settings": {},
@@ -48,7 +50,10 @@ REAL_NVP = {
 }
 TINY_STABILITY = TINY | {
     "families": {
-        name: REAL_NVP | {"num_transforms": [1, 2], "normalization": normalization}
+        name: {
+            "posterior": REAL_NVP | {"num_transforms": [1, 2], "normalization": normalization},
+            "prior": NO_FLOW,
+        }
         for name, normalization in (("none", "none"), ("batch-norm", "batch_norm"))
     }
 }
@@ -103,6 +108,21 @@ def commit(project: Path) -> None:
     command(project, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "-m", "results")
 
 
+def with_posterior(**settings: Any) -> dict[str, Any]:
+    """A variant with a flow in the posterior only."""
+    return {"posterior": settings, "prior": NO_FLOW}
+
+
+def planar(**changes: Any) -> dict[str, Any]:
+    """A family with planar flows in the posterior."""
+    return with_posterior(**PLANAR | changes)
+
+
+def real_nvp(**changes: Any) -> dict[str, Any]:
+    """A family with Real NVP in the posterior."""
+    return with_posterior(**REAL_NVP | changes)
+
+
 def copy_project(project: Path, *, git: bool) -> Path:
     """Copy the project's code into a new folder, with the tiny experiment."""
     for part in PARTS:
@@ -143,10 +163,9 @@ def freeze_studies(project: Path) -> None:
 
 def shrink(params: Any) -> None:
     """Make the experiment tiny: three variants and two studies, seconds each."""
+    posteriors = {"vae": NO_FLOW, "planar-4": PLANAR | {"num_transforms": 2}, "real-nvp-2": REAL_NVP}
     params["variants"] = {
-        "vae": {"flow": "none", "num_transforms": 0},
-        "planar-4": {"flow": "planar", "num_transforms": 2, "amortised": True},
-        "real-nvp-2": unshared(REAL_NVP),
+        name: unshared({"posterior": posterior, "prior": NO_FLOW}) for name, posterior in posteriors.items()
     }
     params["seeds"] = [0]
     params["model"]["latent_shape"] = [4]

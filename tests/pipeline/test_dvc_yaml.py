@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 from pipeline.__main__ import OPTIONS, STAGES
 from pipeline.fitting import TRAINING_CODE
 from pipeline.params.checks import unread_keys
+from pipeline.params.schema import SIDES
 from pipeline.study.points import Sections
 from pipeline.study.trials import SCORING_CODE
 
@@ -148,7 +149,7 @@ def test_stage_lists_exactly_the_params_it_reads(stage):
         files |= {file for file in code_of(f"pipeline/stages/{stage}.py") if file.startswith("pipeline/report/")}
     read = sections_read(files)
     if stage == "study":
-        read |= set(Sections.model_fields) - {"flow"}  # of trials
+        read |= set(Sections.model_fields) - set(SIDES)  # of trials
     if stage == "report":
         read -= {"interpolation"}  # its figure is a dependency of the report, and changes with it
     assert listed == read
@@ -181,7 +182,7 @@ def test_a_key_that_no_stage_lists_is_found():
     stages["study"]["params"] = ["studies.${item.study}"]
     unread = unread_keys(load_yaml("params.yaml"), stages)
     assert "training.epochs" in unread and "evaluation.chunk_size" in unread
-    assert "evaluation.seed" not in unread and "variants.vae.flow" not in unread
+    assert "evaluation.seed" not in unread and "variants.vae.posterior.flow" not in unread
     assert not any(key.startswith("studies.") for key in unread)
     stages["study"]["params"] = stages["report"]["params"] = []
-    assert "studies.depth.families.none.flow" in unread_keys(load_yaml("params.yaml"), stages)
+    assert "studies.depth.families.none.prior.flow" in unread_keys(load_yaml("params.yaml"), stages)

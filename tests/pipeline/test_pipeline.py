@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from flowvae.datasets.mnist import FALLBACK_BANNER
 
 COLUMNS = (
-    "variant,flow,num_transforms,seed,dataset,binarization,num_train,num_test,epochs,num_importance_samples,"
+    "variant,posterior,posterior_transforms,prior,prior_transforms,seed,dataset,binarization,num_train,num_test,epochs,num_importance_samples,"
     "reconstruction_nats,kl_nats,negative_elbo_nats,negative_elbo_stderr,nll_nats,nll_stderr,active_units,parameters,"
     "negative_elbo_bits_per_dim,negative_elbo_bits_per_dim_stderr,nll_bits_per_dim,nll_bits_per_dim_stderr"
 )
@@ -62,7 +62,7 @@ def test_table(reproduced):
     text = (reproduced.folder / "reports/results.csv").read_text()
     assert text.splitlines()[0] == COLUMNS
     rows = list(csv.DictReader(text.splitlines()))
-    assert [(row["variant"], row["flow"], row["num_transforms"], row["seed"]) for row in rows] == [
+    assert [(row["variant"], row["posterior"], row["posterior_transforms"], row["seed"]) for row in rows] == [
         ("vae", "none", "0", "0"),
         ("planar-4", "planar", "2", "0"),
         ("real-nvp-2", "real_nvp", "1", "0"),

@@ -33,13 +33,13 @@ def shrink(params):
     params["training"].update(epochs=1, min_steps=0, batch_size=16, precision="float32", average_decay=0.5)
     params["evaluation"].update(num_elbo_samples=2, num_importance_samples=2, num_nll_images=5, num_figure_images=4)
     params["interpolation"].update(num_pairs=2, num_steps=3)
-    for flow in params["variants"].values():
-        shallow(flow)
+    for variant in params["variants"].values():
+        for flow in variant.values():
+            shallow(flow)
     for study in params["studies"].values():
         for family in study["families"].values():
-            depths = family["num_transforms"]
-            shallow(family)
-            family["num_transforms"] = [min(1, max(depths))]
+            for flow in family.values():
+                shallow(flow)
         study["families"] = dict(list(study["families"].items())[-2:])
         study["settings"]["training"].update(epochs=1)
 
@@ -49,8 +49,8 @@ def narrow(channels):
 
 
 def shallow(flow):
-    if isinstance(flow["num_transforms"], int):
-        flow["num_transforms"] = min(1, flow["num_transforms"])
+    if "num_transforms" in flow:
+        flow["num_transforms"] = 1 if isinstance(flow["num_transforms"], int) else [1]
     for key, value in (("hidden_features", [8]), ("hidden_channels", 4), ("num_blocks", 1)):
         if key in flow:
             flow[key] = value

@@ -14,6 +14,7 @@ import pytest
 from dvc.repo import Repo
 from project import (
     EVALUATED,
+    NO_FLOW,
     REAL_NVP,
     ROOT,
     STUDIES,
@@ -33,23 +34,25 @@ pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarni
 # The variants and studies of the tiny experiment, and one more variant, written with merge keys.
 ANCHORED = """
 variants:
-  vae: {flow: none, num_transforms: 0}
-  planar-4: &planar {flow: planar, num_transforms: 2, amortised: true}
-  real-nvp-2: &real_nvp
-    flow: real_nvp
-    num_transforms: 1
-    hidden_features: [8]
-    context: true
-    log_scale_bound: 2.0
-    normalization: none
-    weight_norm: false
-    net_batch_norm: false
-  real-nvp-3: {<<: *real_nvp, num_transforms: 2}
+  vae: {posterior: {flow: none}, prior: {flow: none}}
+  planar-4: {posterior: &planar {flow: planar, num_transforms: 2, amortised: true}, prior: {flow: none}}
+  real-nvp-2:
+    posterior: &real_nvp
+      flow: real_nvp
+      num_transforms: 1
+      hidden_features: [8]
+      context: true
+      log_scale_bound: 2.0
+      normalization: none
+      weight_norm: false
+      net_batch_norm: false
+    prior: {flow: none}
+  real-nvp-3: {posterior: {<<: *real_nvp, num_transforms: 2}, prior: {flow: none}}
 studies:
   depth:
     families:
-      none: {flow: none, num_transforms: [0]}
-      planar: {<<: *planar, num_transforms: [1, 3]}
+      none: {posterior: {flow: none}, prior: {flow: none}}
+      planar: {posterior: {<<: *planar, num_transforms: [1, 3]}, prior: {flow: none}}
     seeds: [0]
     settings: {}
     over: {}
@@ -57,14 +60,17 @@ studies:
     early_stopping: {name: none}
   stability:
     families:
-      none: {<<: *real_nvp, num_transforms: [1, 2]}
-      batch-norm: {<<: *real_nvp, num_transforms: [1, 2], normalization: batch_norm}
+      none: {posterior: {<<: *real_nvp, num_transforms: [1, 2]}, prior: {flow: none}}
+      batch-norm:
+        posterior: {<<: *real_nvp, num_transforms: [1, 2], normalization: batch_norm}
+        prior: {flow: none}
     seeds: [0]
     settings: {}
     over: {}
     search: {name: grid}
     early_stopping: {name: none}
 """
+PLANAR_8 = {"flow": "planar", "num_transforms": 8, "amortised": False}
 ADDED = {"train@real-nvp-3-0", "evaluate@real-nvp-3-0"}
 TRAINING, EVALUATION = TRAINED | {"train@real-nvp-3-0"}, EVALUATED | {"evaluate@real-nvp-3-0"}
 ALL_VARIANTS = (*VARIANTS, "real-nvp-3")
@@ -140,12 +146,12 @@ PARAMS = {
         {f"{stage}@{variant}-1" for stage in ("train", "evaluate") for variant in ALL_VARIANTS} | INTERPOLATE | REPORT,
     ),
     "another variant": (
-        lambda p: p["variants"].update({"planar-8": {"flow": "planar", "num_transforms": 8, "amortised": False}}),
+        lambda p: p["variants"].update({"planar-8": {"posterior": PLANAR_8, "prior": NO_FLOW}}),
         {"train@planar-8-0", "evaluate@planar-8-0"} | REPORT,
     ),
     "one variant fewer": (lambda p: p["variants"].pop("planar-4"), REPORT),
     "depth of one variant": (
-        lambda p: p["variants"]["real-nvp-3"].update(num_transforms=3),
+        lambda p: p["variants"]["real-nvp-3"]["posterior"].update(num_transforms=3),
         {"train@real-nvp-3-0"} | REPORT,
     ),
     "depth of a variant that others copy": (
@@ -254,8 +260,8 @@ def test_a_comment_and_the_order_of_params_change_nothing(project):
 
 def test_merged_values_are_those_of_the_tiny_experiment(project):
     variants = YAML(typ="safe", pure=True).load(project / "params.yaml")["variants"]
-    assert variants["real-nvp-2"] == REAL_NVP
-    assert variants["real-nvp-3"] == REAL_NVP | {"num_transforms": 2}
+    assert variants["real-nvp-2"]["posterior"] == REAL_NVP
+    assert variants["real-nvp-3"]["posterior"] == REAL_NVP | {"num_transforms": 2}
 
 
 def test_edits_are_undone(project):

@@ -1,16 +1,15 @@
 """Families of normalizing flows.
 
 A family is one file in this folder and one entry in FLOWS (see `family` for the contract). Its config is the schema of
-a variant in `params.yaml`. `coupling`, `autoregressive_stack`, `spline`, `orthogonal`, `normalization` and `partitions`
-are parts of families, most of them shared.
+a posterior or prior in `params.yaml`. `coupling`, `autoregressive_stack`, `spline`, `orthogonal`, `normalization` and
+`partitions` are parts of families, most of them shared.
 """
 
-from functools import reduce
-from operator import or_
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import SerializeAsAny
 
+from flowvae.config import entry_by
 from flowvae.model.flows.autoregressive import AffineAutoregressiveConfig, AffineAutoregressiveFlow
 from flowvae.model.flows.conv_real_nvp import ConvRealNVP, ConvRealNVPConfig
 from flowvae.model.flows.family import Flow, FlowConfig, FlowEntry
@@ -24,7 +23,7 @@ from flowvae.model.flows.spline_autoregressive import SplineAutoregressiveConfig
 from flowvae.model.flows.spline_coupling import SplineCoupling, SplineCouplingConfig
 from flowvae.model.flows.sylvester import SylvesterConfig, SylvesterFlow
 
-FLOWS = {
+FLOWS: dict[str, FlowEntry] = {
     "none": FlowEntry(NoFlowConfig, NoFlow),
     "planar": FlowEntry(PlanarConfig, PlanarFlow),
     "radial": FlowEntry(RadialConfig, RadialFlow),
@@ -37,10 +36,27 @@ FLOWS = {
     "spline_autoregressive": FlowEntry(SplineAutoregressiveConfig, SplineAutoregressiveFlow),
 }
 
-if TYPE_CHECKING:  # a type checker cannot evaluate the union of the table's entries
-    AnyFlowConfig = FlowConfig
-else:
-    AnyFlowConfig = Annotated[reduce(or_, (entry.config for entry in FLOWS.values())), Field(discriminator="flow")]
+AnyFlowConfig = Annotated[SerializeAsAny[FlowConfig], entry_by("flow", lambda name: FLOWS[name].config, FLOWS)]
+
+
+def register_flow(config: type[FlowConfig], module: type[Flow]) -> None:
+    """Add a family at run time, so that its settings are accepted wherever those of the families here are.
+
+    A process that loads a model with this family registers it first.
+
+    Args:
+        config: settings, in which `flow` is a literal with a default: the name of the family.
+        module: built from (latent_shape, context_features, **settings).
+
+    Raises:
+        ValueError: the settings give the family no name, or there is another family of this name.
+    """
+    name = config.model_fields["flow"].default
+    if not isinstance(name, str):
+        raise ValueError(f'expected a name in {config.__name__}, such as flow: Literal["mine"] = "mine"')
+    if name in FLOWS and FLOWS[name] != (config, module):
+        raise ValueError(f"expected a new name, {name!r} is taken by {FLOWS[name].module.__name__}")
+    FLOWS[name] = FlowEntry(config, module)
 
 
 def build_flow(config: FlowConfig, latent_shape: tuple[int, ...], context_features: int) -> Flow:
@@ -52,10 +68,33 @@ def build_flow(config: FlowConfig, latent_shape: tuple[int, ...], context_featur
         context_features: size of the context that the encoder can provide.
 
     Raises:
-        ValueError: the settings do not fit the latent shape.
+        ValueError: the settings do not fit the latent shape, or are those of no family.
     """
+    if config.flow not in FLOWS or not isinstance(config, FLOWS[config.flow].config):
+        raise ValueError(
+            f"expected settings of a family in FLOWS, got {type(config).__name__}; register it (flowvae.register_flow)"
+        )
     settings = config.model_dump(exclude={"flow"})
     return FLOWS[config.flow].module(latent_shape, context_features, **settings)
 
 
-__all__ = ["FLOWS", "AnyFlowConfig", "Flow", "FlowConfig", "FlowEntry", "awaits_first_batch", "build_flow"]
+__all__ = [
+    "FLOWS",
+    "AffineAutoregressiveConfig",
+    "AnyFlowConfig",
+    "ConvRealNVPConfig",
+    "Flow",
+    "FlowConfig",
+    "FlowEntry",
+    "HouseholderConfig",
+    "NoFlowConfig",
+    "PlanarConfig",
+    "RadialConfig",
+    "RealNVPConfig",
+    "SplineAutoregressiveConfig",
+    "SplineCouplingConfig",
+    "SylvesterConfig",
+    "awaits_first_batch",
+    "build_flow",
+    "register_flow",
+]

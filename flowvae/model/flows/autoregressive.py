@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -20,12 +20,14 @@ LOG_OPEN = -math.log1p(math.exp(-OFFSET))  # ln of such a gate where a net's out
 
 
 class AffineAutoregressiveConfig(FlowConfig):
-    flow: Literal["autoregressive"]
+    context_field: ClassVar[str] = "context"
+
+    flow: Literal["autoregressive"] = "autoregressive"
     num_transforms: PositiveInt
-    hidden_features: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)]
-    context: bool
-    log_scale_bound: PositiveFloat
-    gate: Gate
+    hidden_features: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)] = (128,)
+    context: bool = True
+    log_scale_bound: PositiveFloat = 2.0
+    gate: Gate = "affine"
 
 
 def affine_gate(s: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,7 +82,7 @@ class AffineAutoregressive(AutoregressiveStack):
         return affine_inv(z, log_scale, shift), -log_scale
 
     def _scale_and_shift(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        raw, m = parameters.unbind(-1)
+        raw, m = parameters.movedim(-1, 0).unbind()
         return self.gate(bounded(raw, self.log_scale_bound), m)
 
 

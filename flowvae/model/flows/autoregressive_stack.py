@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from copy import copy
 from math import prod
 
 import torch
@@ -58,6 +59,15 @@ class AutoregressiveStack(Transform):
             known = known.index_copy(-1, index, element)
             log_slopes.append(log_slope)
         return known, torch.cat(log_slopes, dim=-1).sum(-1)
+
+    def steps(self, num_transforms: int) -> list[Transform]:
+        return [self._only(slice(k, k + 1)) for k in range(num_transforms)]
+
+    def _only(self, chosen: slice) -> "AutoregressiveStack":
+        stack = copy(self)
+        stack.nets, stack.context_terms = self.nets[chosen], self.context_terms[chosen]
+        stack.degrees = self.degrees[chosen]
+        return stack
 
     def _output(self, k: int, z: Tensor) -> Tensor:
         return self.gain * self.nets[k](z, self.context_terms[k])

@@ -17,10 +17,10 @@ from flowvae.model.transforms import ComposedTransform, Transform
 
 
 class ConvRealNVPConfig(CouplingConfig):
-    flow: Literal["conv_real_nvp"]
-    map_shape: Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Field(strict=False)] | None
-    hidden_channels: PositiveInt
-    num_blocks: NonNegativeInt
+    flow: Literal["conv_real_nvp"] = "conv_real_nvp"
+    map_shape: Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Field(strict=False)] | None = None
+    hidden_channels: PositiveInt = 32
+    num_blocks: NonNegativeInt = 1
 
 
 class ConvNet(nn.Module):

@@ -2,6 +2,8 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from copy import copy
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +12,7 @@ from flowvae.config import PositiveFloat, PositiveInt
 from flowvae.model.flows.family import FlowConfig
 from flowvae.model.flows.normalization import Normalization
 from flowvae.model.flows.partitions import Partition
-from flowvae.model.transforms import Transform, affine, affine_inv, bounded
+from flowvae.model.transforms import Transform, affine, affine_inv, bounded, parts
 
 ALTERNATING = (1, 0)  # the block that each coupling of a pair moves
 
@@ -18,12 +20,14 @@ ALTERNATING = (1, 0)  # the block that each coupling of a pair moves
 class CouplingConfig(FlowConfig):
     """Settings that all families of affine couplings have."""
 
+    context_field: ClassVar[str] = "context"
+
     num_transforms: PositiveInt
-    context: bool
-    log_scale_bound: PositiveFloat
-    normalization: Normalization
-    weight_norm: bool
-    net_batch_norm: bool
+    context: bool = True
+    log_scale_bound: PositiveFloat = 2.0
+    normalization: Normalization = "none"
+    weight_norm: bool = False
+    net_batch_norm: bool = False
 
 
 class CouplingStack(Transform):
@@ -63,6 +67,17 @@ class CouplingStack(Transform):
             blocks[moved], log_slope = self.move_back(i, blocks[moved], blocks[1 - moved])
             log_slopes[moved] = log_slopes[moved] + log_slope
         return self.partition.join(blocks), self.partition.join(log_slopes).sum(-1)
+
+    def steps(self, num_transforms: int) -> list[Transform]:
+        return [
+            self._only(nets, terms)
+            for nets, terms in zip(parts(self.nets, num_transforms), parts(self.context_terms, num_transforms))
+        ]
+
+    def _only(self, nets: Sequence[nn.Module], context_terms: Sequence[Tensor | None]) -> "CouplingStack":
+        chosen = copy(self)
+        chosen.nets, chosen.context_terms = nets, context_terms
+        return chosen
 
     def output(self, i: int, kept: Tensor) -> Tensor:
         """What net i returns for the block that coupling i keeps, times the gain."""

@@ -1,8 +1,8 @@
 """Householder flows: Tomczak & Welling 2016, arXiv:1611.09630."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from math import prod
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,11 @@ from flowvae.model.transforms import Transform
 
 
 class HouseholderConfig(FlowConfig):
-    flow: Literal["householder"]
+    context_field: ClassVar[str] = "amortised"
+
+    flow: Literal["householder"] = "householder"
     num_transforms: PositiveInt
-    amortised: bool
+    amortised: bool = True
 
 
 class HouseholderTransform(Transform):
@@ -35,16 +37,20 @@ class HouseholderTransform(Transform):
         self.v = v
 
     def _call_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        return self._reflect(z, range(self.v.shape[-2])), z.new_zeros(z.shape[:-1])
+        return reflect(z, self.v.unbind(-2)), z.new_zeros(z.shape[:-1])
 
     def _inv_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        return self._reflect(z, reversed(range(self.v.shape[-2]))), z.new_zeros(z.shape[:-1])
+        return reflect(z, self.v.unbind(-2)[::-1]), z.new_zeros(z.shape[:-1])
 
-    def _reflect(self, z: Tensor, order: Iterable[int]) -> Tensor:
-        for i in order:
-            v = self.v[..., i, :]
-            z = z - 2 * v * (v * z).sum(-1, keepdim=True)
-        return z
+    def steps(self, num_transforms: int) -> list[Transform]:
+        return [HouseholderTransform(v) for v in self.v.chunk(num_transforms, dim=-2)]
+
+
+def reflect(z: Tensor, vectors: Sequence[Tensor]) -> Tensor:
+    """Reflect z, shape (*sample_shape, batch, D), by one normal vector after another, shape (batch, D) or (D,)."""
+    for v in vectors:
+        z = torch.addcmul(z, v, (v * z).sum(-1, keepdim=True), value=-2)
+    return z
 
 
 class HouseholderFlow(Flow):

@@ -9,8 +9,8 @@ from flowvae.model.transforms import ComposedTransform
 
 
 class NoFlowConfig(FlowConfig):
-    flow: Literal["none"]
-    num_transforms: Literal[0]
+    flow: Literal["none"] = "none"
+    num_transforms: Literal[0] = 0
 
 
 class NoFlow(Flow):

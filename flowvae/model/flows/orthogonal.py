@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from copy import copy
 from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -16,21 +17,21 @@ from flowvae.config import Config, PositiveInt
 class OrthogonalConfig(Config):
     """Any `num_ortho` orthonormal columns."""
 
-    name: Literal["orthogonal"]
+    name: Literal["orthogonal"] = "orthogonal"
     num_ortho: PositiveInt
 
 
 class HouseholderProductConfig(Config):
     """A square matrix, the product of `num_householder` reflections."""
 
-    name: Literal["householder"]
+    name: Literal["householder"] = "householder"
     num_householder: PositiveInt
 
 
 class TriangularConfig(Config):
     """The identity and the reversal of the elements in turns."""
 
-    name: Literal["triangular"]
+    name: Literal["triangular"] = "triangular"
 
 
 Orthogonalization = Annotated[
@@ -48,6 +49,10 @@ class Columns(ABC):
     @abstractmethod
     def transpose_times(self, k: int, z: Tensor) -> Tensor:
         """Q_k' z for every z, shape (groups, N, D) -> (groups, N, M)."""
+
+    @abstractmethod
+    def only(self, k: int) -> "Columns":
+        """The matrix Q_k alone."""
 
 
 class Reflections(Columns):
@@ -70,6 +75,11 @@ class Reflections(Columns):
         self.v = v.unbind()  # (groups, n, D) each
         self.solved = torch.linalg.solve_triangular(s, v[..., :num_columns], upper=True).unbind()  # (groups, n, M) each
 
+    def only(self, k: int) -> "Reflections":
+        chosen = copy(self)
+        chosen.v, chosen.solved = self.v[k : k + 1], self.solved[k : k + 1]
+        return chosen
+
     def times(self, k: int, x: Tensor) -> Tensor:
         return torch.baddbmm(pad(x, (0, self.num_others)), x @ self.solved[k].mT, self.v[k], alpha=-1)
 
@@ -78,10 +88,20 @@ class Reflections(Columns):
 
 
 class Reversals(Columns):
-    """The identity for the first, third, ... transformation, and the reversal of the elements for the others."""
+    """The identity for the first, third, ... transformation, and the reversal of the elements for the others.
+
+    Args:
+        start: transformations before the first.
+    """
+
+    def __init__(self, start: int = 0) -> None:
+        self.start = start
+
+    def only(self, k: int) -> "Reversals":
+        return Reversals(self.start + k)
 
     def times(self, k: int, x: Tensor) -> Tensor:
-        return x.flip(-1) if k % 2 else x
+        return x.flip(-1) if (self.start + k) % 2 else x
 
     def transpose_times(self, k: int, z: Tensor) -> Tensor:
         return self.times(k, z)

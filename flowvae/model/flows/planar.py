@@ -1,7 +1,8 @@
 """Planar flows: Rezende & Mohamed 2015, arXiv:1505.05770, section 4.1 and appendix A.1."""
 
+from copy import copy
 from math import prod
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +15,11 @@ from flowvae.model.transforms import Transform
 
 
 class PlanarConfig(FlowConfig):
-    flow: Literal["planar"]
+    context_field: ClassVar[str] = "amortised"
+
+    flow: Literal["planar"] = "planar"
     num_transforms: PositiveInt
-    amortised: bool
+    amortised: bool = True
 
 
 class PlanarTransform(Transform):
@@ -56,6 +59,16 @@ class PlanarTransform(Transform):
         out = torch.baddbmm(grouped, h.permute(1, 2, 0), self.u)  # (groups, N, D): z_0 + sum_k u_k h_k
         return self._ungroup(out, z.shape), self._ungroup(ladj, z.shape[:-1])
 
+    def steps(self, num_transforms: int) -> list[Transform]:
+        """Its maps, whose u are already such that each is invertible."""
+        return [self._only(slice(k, k + 1)) for k in range(num_transforms)]
+
+    def _only(self, maps: slice) -> "PlanarTransform":
+        chosen = copy(self)
+        chosen.w, chosen.u = self.w[:, maps], self.u[:, maps]
+        chosen.b, chosen.one_plus_dot = self.b[:, maps], self.one_plus_dot[:, maps]
+        return chosen
+
     def _group(self, z: Tensor) -> Tensor:
         """(*sample_shape, batch, D) -> (groups, N, D), with one group per set of parameters."""
         if not self.amortised:
@@ -79,9 +92,9 @@ class PlanarRecurrence(torch.autograd.Function):
     def forward(drive: Tensor, gram: Tensor) -> Tensor:
         """Solve for h, shape (K, groups, N), given drive (K, groups, N) and gram (K, K, groups)."""
         h = drive.clone()
-        for k in range(len(h)):
-            h[k].tanh_()
-            h[k + 1 :].addcmul_(h[k], gram[k + 1 :, k, :, None])
+        for k, (row, column) in enumerate(zip(h.unbind(), gram[..., None].unbind(1), strict=True), start=1):
+            row.tanh_()
+            h[k:].addcmul_(row, column[k:])
         return h
 
     @staticmethod
@@ -93,7 +106,7 @@ class PlanarRecurrence(torch.autograd.Function):
     def backward(ctx: Any, grad_h: Tensor) -> tuple[Tensor, Tensor]:
         h, gram = ctx.saved_tensors
         grad = differentiable_backward(grad_h, h, gram) if torch.is_grad_enabled() else fast_backward(grad_h, h, gram)
-        return grad, torch.einsum("kgn,jgn->kjg", grad, h) * below_diagonal(h)
+        return grad, (grad.transpose(0, 1) @ h.permute(1, 2, 0)).tril(-1).permute(1, 2, 0)
 
     @staticmethod
     def jvp(ctx: Any, drive: Tensor, gram: Tensor) -> Tensor:
@@ -119,11 +132,11 @@ class PlanarRecurrence(torch.autograd.Function):
 
 def fast_backward(grad_h: Tensor, h: Tensor, gram: Tensor) -> Tensor:
     """The transposed substitution: dL/da_k for a_k = drive_k + sum_{j<k} gram_kj h_j, shape (K, groups, N)."""
-    slope = 1 - h.square()
     grad = grad_h.clone()  # row k holds dL/dh_k until visited, then dL/da_k
-    for k in reversed(range(len(h))):
-        grad[k].mul_(slope[k])
-        grad[:k].addcmul_(grad[k], gram[k, :k, :, None])
+    rows = zip(grad.unbind(), (1 - h.square()).unbind(), gram[..., None].unbind(), strict=True)
+    for k, (row, slope, gram_row) in reversed(list(enumerate(rows))):
+        row.mul_(slope)
+        grad[:k].addcmul_(row, gram_row[:k])
     return grad
 
 

@@ -1,7 +1,7 @@
 """Radial flows: Rezende & Mohamed 2015, arXiv:1505.05770, section 4.1."""
 
 from math import prod
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,11 @@ from flowvae.model.transforms import Transform
 
 
 class RadialConfig(FlowConfig):
-    flow: Literal["radial"]
+    context_field: ClassVar[str] = "amortised"
+
+    flow: Literal["radial"] = "radial"
     num_transforms: PositiveInt
-    amortised: bool
+    amortised: bool = True
 
 
 class RadialTransform(Transform):
@@ -44,33 +46,37 @@ class RadialTransform(Transform):
         self.centre, self.alpha, self.m = centre, alpha, m
 
     def _call_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        total = torch.zeros(z.shape[:-1], dtype=z.dtype, device=z.device)
-        for k in range(self.alpha.shape[-1]):
-            centre, alpha, alpha_m = self._map(k)
+        radii: list[Tensor] = []
+        for centre, alpha, alpha_m in self._maps():
             offset = z - centre
-            r = offset.norm(dim=-1)
-            z = centre + offset * ((r + alpha_m) / (alpha + r))[..., None]
-            total = total + self._ladj(r, alpha, alpha_m, z.shape[-1])
-        return z, total
+            r = offset.norm(dim=-1, keepdim=True)
+            z = torch.addcmul(centre, offset, (r + alpha_m) / (alpha + r))
+            radii.append(r)
+        return z, self._ladj(torch.cat(radii, dim=-1), z.shape[-1])
 
     def _inv_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        total = torch.zeros(z.shape[:-1], dtype=z.dtype, device=z.device)
-        for k in reversed(range(self.alpha.shape[-1])):
-            centre, alpha, alpha_m = self._map(k)
+        radii: list[Tensor] = []
+        for centre, alpha, alpha_m in reversed(self._maps()):
             offset = z - centre
-            r = radius_before(offset.norm(dim=-1), alpha, alpha_m)
-            z = centre + offset * ((alpha + r) / (r + alpha_m))[..., None]
-            total = total - self._ladj(r, alpha, alpha_m, z.shape[-1])
-        return z, total
+            r = radius_before(offset.norm(dim=-1, keepdim=True), alpha, alpha_m)
+            z = torch.addcmul(centre, offset, (alpha + r) / (r + alpha_m))
+            radii.append(r)
+        return z, -self._ladj(torch.cat(radii[::-1], dim=-1), z.shape[-1])
 
-    def _map(self, k: int) -> tuple[Tensor, Tensor, Tensor]:
-        """c, alpha and alpha m of map k."""
-        return self.centre[..., k, :], self.alpha[..., k], self.alpha[..., k] * self.m[..., k]
+    def steps(self, num_transforms: int) -> list[Transform]:
+        maps = [slice(k, k + 1) for k in range(num_transforms)]
+        return [RadialTransform(self.centre[..., k, :], self.alpha[..., k], self.m[..., k]) for k in maps]
 
-    @staticmethod
-    def _ladj(r: Tensor, alpha: Tensor, alpha_m: Tensor, dim: int) -> Tensor:
+    def _maps(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """c, alpha and alpha m of each map, the last axis of size D, 1 and 1."""
+        alpha, alpha_m = self.alpha[..., None], (self.alpha * self.m)[..., None]
+        return list(zip(*(value.unbind(-2) for value in (self.centre, alpha, alpha_m)), strict=True))
+
+    def _ladj(self, r: Tensor, dim: int) -> Tensor:
+        """ln|det|, summed over maps, for the distances r to the K centres, shape (*sample_shape, batch, K)."""
+        alpha, alpha_m = self.alpha, self.alpha * self.m
         slope = r * (r + 2 * alpha) + alpha * alpha_m  # times (alpha + r)^2
-        return (dim - 1) * (r + alpha_m).log() + slope.log() - (dim + 1) * (alpha + r).log()
+        return ((dim - 1) * (r + alpha_m).log() + slope.log() - (dim + 1) * (alpha + r).log()).sum(-1)
 
 
 def radius_before(radius: Tensor, alpha: Tensor, alpha_m: Tensor) -> Tensor:

@@ -17,8 +17,8 @@ from flowvae.model.transforms import ComposedTransform, Transform
 
 
 class RealNVPConfig(CouplingConfig):
-    flow: Literal["real_nvp"]
-    hidden_features: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)]
+    flow: Literal["real_nvp"] = "real_nvp"
+    hidden_features: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)] = (64,)
 
 
 class RealNVP(Flow):

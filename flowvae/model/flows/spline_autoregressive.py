@@ -1,7 +1,7 @@
 """Autoregressive transformations by rational-quadratic splines: Durkan et al. 2019, arXiv:1906.04032, section 3.2."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -13,12 +13,14 @@ from flowvae.model.flows.spline import num_parameters, spline, spline_inv
 
 
 class SplineAutoregressiveConfig(FlowConfig):
-    flow: Literal["spline_autoregressive"]
+    context_field: ClassVar[str] = "context"
+
+    flow: Literal["spline_autoregressive"] = "spline_autoregressive"
     num_transforms: PositiveInt
-    hidden_features: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)]
-    context: bool
-    num_bins: Annotated[int, Field(ge=2)]
-    bound: PositiveFloat
+    hidden_features: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)] = (64,)
+    context: bool = True
+    num_bins: Annotated[int, Field(ge=2)] = 8
+    bound: PositiveFloat = 5.0
 
 
 class SplineAutoregressive(AutoregressiveStack):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from math import prod
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -16,12 +16,14 @@ from flowvae.model.networks import MLP, context_terms
 
 
 class SplineCouplingConfig(FlowConfig):
-    flow: Literal["spline_coupling"]
+    context_field: ClassVar[str] = "context"
+
+    flow: Literal["spline_coupling"] = "spline_coupling"
     num_transforms: PositiveInt
-    hidden_features: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)]
-    context: bool
-    num_bins: Annotated[int, Field(ge=2)]
-    bound: PositiveFloat
+    hidden_features: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)] = (64,)
+    context: bool = True
+    num_bins: Annotated[int, Field(ge=2)] = 8
+    bound: PositiveFloat = 5.0
 
 
 class SplineCouplings(CouplingStack):

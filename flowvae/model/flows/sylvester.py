@@ -1,23 +1,26 @@
 """Sylvester flows: van den Berg et al. 2018, arXiv:1803.05649, section 3."""
 
 from collections.abc import Mapping
+from copy import copy
 from math import prod
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from flowvae.config import PositiveInt
 from flowvae.model.flows.family import Flow, FlowConfig
-from flowvae.model.flows.orthogonal import Columns, Orthogonalization, build_basis
+from flowvae.model.flows.orthogonal import Columns, HouseholderProductConfig, Orthogonalization, build_basis
 from flowvae.model.transforms import Transform
 
 
 class SylvesterConfig(FlowConfig):
-    flow: Literal["sylvester"]
+    context_field: ClassVar[str] = "amortised"
+
+    flow: Literal["sylvester"] = "sylvester"
     num_transforms: PositiveInt
-    orthogonalization: Orthogonalization
-    amortised: bool
+    orthogonalization: Orthogonalization = HouseholderProductConfig(num_householder=4)
+    amortised: bool = True
 
 
 class SylvesterTransform(Transform):
@@ -63,6 +66,16 @@ class SylvesterTransform(Transform):
         squares = torch.stack(activations).square()  # (K, groups, N, M)
         ladj = torch.log(squares + (1 - squares) * self.one_plus_product).sum((0, -1))
         return self._ungroup(x, z.shape), self._ungroup(ladj, z.shape[:-1])
+
+    def steps(self, num_transforms: int) -> list[Transform]:
+        return [self._only(k) for k in range(num_transforms)]
+
+    def _only(self, k: int) -> "SylvesterTransform":
+        chosen, maps = copy(self), slice(k, k + 1)
+        chosen.columns, chosen.b = self.columns.only(k), self.b[maps]
+        chosen.r, chosen.r_tilde = ((off[maps], diagonal[maps]) for off, diagonal in (self.r, self.r_tilde))
+        chosen.one_plus_product = self.one_plus_product[maps]
+        return chosen
 
     def _group(self, z: Tensor) -> Tensor:
         """(*sample_shape, batch, D) -> (groups, N, D), with one group per set of parameters."""

@@ -4,17 +4,18 @@ A likelihood is one file in this folder and one entry in LIKELIHOODS (see `likel
 """
 
 from collections.abc import Callable
-from functools import partial, reduce
-from operator import or_
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from functools import partial
+from typing import Annotated, NamedTuple
 
-from pydantic import Field
+from pydantic import SerializeAsAny
 from torch import Tensor
 
+from flowvae.config import entry_by
 from flowvae.model.likelihoods.bernoulli import Bernoulli, BernoulliConfig
 from flowvae.model.likelihoods.likelihood import Likelihood, LikelihoodConfig
 from flowvae.model.likelihoods.logistic import DiscretizedLogistic, DiscretizedLogisticConfig
 from flowvae.model.likelihoods.logistic_mixture import LogisticMixture, LogisticMixtureConfig
+from flowvae.model.likelihoods.pixels import as_bytes
 
 
 class LikelihoodEntry(NamedTuple):
@@ -30,12 +31,9 @@ LIKELIHOODS = {
     "logistic_mixture": LikelihoodEntry(LogisticMixtureConfig, LogisticMixture),
 }
 
-if TYPE_CHECKING:  # a type checker cannot evaluate the union of the table's entries
-    AnyLikelihoodConfig = LikelihoodConfig
-else:
-    AnyLikelihoodConfig = Annotated[
-        reduce(or_, (entry.config for entry in LIKELIHOODS.values())), Field(discriminator="name")
-    ]
+AnyLikelihoodConfig = Annotated[
+    SerializeAsAny[LikelihoodConfig], entry_by("name", lambda name: LIKELIHOODS[name].config, LIKELIHOODS)
+]
 
 
 class Output(NamedTuple):
@@ -44,10 +42,12 @@ class Output(NamedTuple):
     Args:
         initial: its value at the start of training, shape (P,) for P parameters per pixel.
         likelihood: maps the output, shape (*sample_shape, batch, P, H, W), to p(x|z).
+        of_bits: whether pixels are bits, not 8-bit values.
     """
 
     initial: Tensor
     likelihood: Callable[[Tensor], Likelihood]
+    of_bits: bool
 
 
 def build_output(config: LikelihoodConfig, num_channels: int) -> Output:
@@ -57,6 +57,7 @@ def build_output(config: LikelihoodConfig, num_channels: int) -> Output:
     return Output(
         likelihood.initial_output(num_channels, **settings),
         partial(likelihood.from_output, num_channels=num_channels, **settings),
+        likelihood.of_bits,
     )
 
 
@@ -64,11 +65,13 @@ __all__ = [
     "LIKELIHOODS",
     "AnyLikelihoodConfig",
     "Bernoulli",
+    "BernoulliConfig",
     "DiscretizedLogistic",
     "Likelihood",
     "LikelihoodConfig",
     "LikelihoodEntry",
     "LogisticMixture",
     "Output",
+    "as_bytes",
     "build_output",
 ]

@@ -12,7 +12,7 @@ INITIAL_LOGIT = -2.0  # P(1) = 0.12: in binarized digits about one pixel in eigh
 
 
 class BernoulliConfig(LikelihoodConfig):
-    name: Literal["bernoulli"]
+    name: Literal["bernoulli"] = "bernoulli"
 
 
 class Bernoulli(Likelihood):
@@ -53,6 +53,6 @@ class Bernoulli(Likelihood):
         """P(pixel = 1), shape of the logits."""
         return torch.sigmoid(self.logits)
 
-    def sample(self, generator: torch.Generator) -> Tensor:
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """Draw bits, shape of the logits."""
         return torch.bernoulli(self.mean, generator=generator)

@@ -42,5 +42,5 @@ class Likelihood(ABC):
         """Expected image, in [0, 1], shape (*sample_shape, batch, C, H, W)."""
 
     @abstractmethod
-    def sample(self, generator: torch.Generator) -> Tensor:
-        """Draw one image per latent, shape (*sample_shape, batch, C, H, W)."""
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """Draw one image per latent, shape (*sample_shape, batch, C, H, W); without a generator, from torch's."""

@@ -23,8 +23,8 @@ SLOPES = ((1, 0), (2, 0), (2, 1))  # (channel, earlier channel on which it depen
 
 
 class LogisticMixtureConfig(LikelihoodConfig):
-    name: Literal["logistic_mixture"]
-    num_mixtures: PositiveInt
+    name: Literal["logistic_mixture"] = "logistic_mixture"
+    num_mixtures: PositiveInt = 5
 
 
 class LogisticMixture(Likelihood):
@@ -98,7 +98,7 @@ class LogisticMixture(Likelihood):
         Returns:
             Shape (*sample_shape, batch).
         """
-        channels = (2 * x - 1).unsqueeze(-3).unbind(-4)  # (batch, 1, H, W) each
+        channels = (2 * x.contiguous() - 1).unsqueeze(-3).unbind(-4)  # (batch, 1, H, W) each
         log_probs = sum(
             log_level_prob(channels[i], self.loc_given(i, channels), log_scale)
             for i, log_scale in enumerate(self.log_scales)
@@ -115,7 +115,7 @@ class LogisticMixture(Likelihood):
         means = [(weights * mean).sum(-3) for mean in self.channel_by_channel(clipped_mean)]
         return to_unit(torch.stack(means, dim=-3)).clamp(0, 1)  # the weights sum to 1 up to rounding
 
-    def sample(self, generator: torch.Generator) -> Tensor:
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """Draw a component per pixel, then its channels in turn.
 
         Returns:

@@ -4,13 +4,12 @@ A kind of network is one file in this folder and one entry in NETWORKS (see `net
 decoder may be of different kinds.
 """
 
-from functools import reduce
-from operator import or_
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import SerializeAsAny
 from torch import Tensor, nn
 
+from flowvae.config import entry_by
 from flowvae.model.networks.conv import ConvDecoder, ConvDecoderConfig, ConvEncoder, ConvEncoderConfig
 from flowvae.model.networks.heads import SOFTPLUS_INV_ONE, bottom_shape
 from flowvae.model.networks.masked import MaskedLinear, MaskedMLP
@@ -29,16 +28,12 @@ NETWORKS = {
     "residual": NetworkEntry(ResidualEncoderConfig, ResidualEncoder, ResidualDecoderConfig, ResidualDecoder),
 }
 
-if TYPE_CHECKING:  # a type checker cannot evaluate the unions of the table's entries
-    AnyEncoderConfig = EncoderConfig
-    AnyDecoderConfig = DecoderConfig
-else:
-    AnyEncoderConfig = Annotated[
-        reduce(or_, (entry.encoder_config for entry in NETWORKS.values())), Field(discriminator="name")
-    ]
-    AnyDecoderConfig = Annotated[
-        reduce(or_, (entry.decoder_config for entry in NETWORKS.values())), Field(discriminator="name")
-    ]
+AnyEncoderConfig = Annotated[
+    SerializeAsAny[EncoderConfig], entry_by("name", lambda name: NETWORKS[name].encoder_config, NETWORKS)
+]
+AnyDecoderConfig = Annotated[
+    SerializeAsAny[DecoderConfig], entry_by("name", lambda name: NETWORKS[name].decoder_config, NETWORKS)
+]
 
 
 def build_encoder(
@@ -84,7 +79,9 @@ __all__ = [
     "AnyDecoderConfig",
     "AnyEncoderConfig",
     "ConvDecoder",
+    "ConvDecoderConfig",
     "ConvEncoder",
+    "ConvEncoderConfig",
     "DecoderConfig",
     "EncoderConfig",
     "MaskedLinear",

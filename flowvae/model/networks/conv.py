@@ -15,18 +15,18 @@ from flowvae.model.networks.network import DecoderConfig, EncoderConfig
 class ConvEncoderConfig(EncoderConfig):
     """Convolution and pooling layers, then fully connected layers."""
 
-    name: Literal["conv"]
-    channels: StageChannels
-    hidden_features: LayerWidths
-    context_features: PositiveInt
+    name: Literal["conv"] = "conv"
+    channels: StageChannels = (16, 32)
+    hidden_features: LayerWidths = (256,)
+    context_features: PositiveInt = 32
 
 
 class ConvDecoderConfig(DecoderConfig):
     """Fully connected layers, then transposed convolutions: the encoder in reverse."""
 
-    name: Literal["conv"]
-    channels: StageChannels
-    hidden_features: LayerWidths
+    name: Literal["conv"] = "conv"
+    channels: StageChannels = (32, 16)
+    hidden_features: LayerWidths = (256,)
 
 
 class ConvEncoder(nn.Module):

@@ -1,10 +1,17 @@
-"""Layers between the lowest stage of the convolutions and the latents, which are a vector or a map."""
+"""Layers between the lowest stage of the convolutions and the latents, which are a vector or a map.
+
+Maps are in channels-last memory layout. `nn.Flatten` and `nn.Unflatten` would change it: they copy, and the gradient of
+a SiLU beside them has another layout than its input, which takes several times as long. `MapToVector` and `VectorToMap`
+keep the layout, and their weights are contiguous, because the fused AdamW copies other gradients of weights.
+"""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import prod
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from flowvae.model.networks.mlp import fully_connected
 
@@ -33,6 +40,48 @@ def check_map(latent_shape: Sequence[int], bottom: tuple[int, int, int]) -> None
     if tuple(latent_shape[1:]) != bottom[1:]:
         expected, got = (" x ".join(map(str, size)) for size in (bottom[1:], latent_shape[1:]))
         raise ValueError(f"expected a latent map of {expected}, the size of the lowest stage of channels, got {got}")
+
+
+class MapToVector(nn.Module):
+    """A linear layer from a map to a vector, whose weight is in the order of channels-last layout.
+
+    Args:
+        shape: (channels, height, width) of the map.
+        out_features: size of the vector.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], out_features: int) -> None:
+        super().__init__()
+        layer = nn.Linear(prod(shape), out_features)
+        weight = layer.weight.detach().view(out_features, shape[0], -1)
+        self.weight = nn.Parameter(weight.movedim(1, -1).contiguous())  # (out, height width, channels)
+        self.bias = layer.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (batch, *shape) -> (batch, out_features)."""
+        return linear(x.movedim(1, -1).flatten(1), self.weight.flatten(1), self.bias)
+
+
+class VectorToMap(nn.Module):
+    """A linear layer from a vector to a map in channels-last layout, the reverse of `MapToVector`.
+
+    Args:
+        in_features: size of the vector.
+        shape: (channels, height, width) of the map.
+    """
+
+    def __init__(self, in_features: int, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.channels, *self.size = shape
+        layer = nn.Linear(in_features, prod(shape))
+        weight = layer.weight.detach().view(self.channels, -1, in_features)
+        self.weight = nn.Parameter(weight.transpose(0, 1).contiguous())  # (height width, channels, in)
+        self.bias = nn.Parameter(layer.bias.detach().view(self.channels, -1).t().contiguous())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (batch, in_features) -> (batch, *shape)."""
+        positions = linear(x, self.weight.flatten(0, 1), self.bias.flatten())
+        return positions.unflatten(1, (*self.size, self.channels)).movedim(-1, 1)
 
 
 class VectorHead(nn.Module):
@@ -101,10 +150,9 @@ def vector_decoder_head(
     latent_shape: Sequence[int], bottom: tuple[int, int, int], hidden_features: Sequence[int]
 ) -> nn.Sequential:
     """Latents (batch, D) -> lowest stage (batch, *bottom) by fully connected layers."""
-    first, *rest = (*hidden_features, prod(bottom))
-    return nn.Sequential(
-        nn.Linear(prod(latent_shape), first), *fully_connected((first, *rest)), nn.Unflatten(-1, bottom)
-    )
+    *widths, last = (prod(latent_shape), *hidden_features)
+    layers = [layer for pair in pairwise((*widths, last)) for layer in (nn.Linear(*pair), nn.SiLU())]
+    return nn.Sequential(*layers, VectorToMap(last, bottom))
 
 
 def map_decoder_head(
@@ -127,9 +175,9 @@ DECODER_HEADS = {1: vector_decoder_head, 3: map_decoder_head}
 
 
 def flat_layers(bottom: tuple[int, int, int], widths: Sequence[int]) -> nn.Sequential:
-    """Fully connected layers of the given widths on a flattened lowest stage."""
+    """Fully connected layers of the given widths on the lowest stage."""
     first, *rest = widths
-    return nn.Sequential(nn.Flatten(), nn.Linear(prod(bottom), first), *fully_connected((first, *rest)))
+    return nn.Sequential(MapToVector(bottom, first), *fully_connected((first, *rest)))
 
 
 def start_near_standard_normal(last: nn.Module, num_scales: int) -> None:

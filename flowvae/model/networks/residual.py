@@ -16,20 +16,20 @@ from flowvae.model.networks.weight_norm import zero_layer
 class ResidualEncoderConfig(EncoderConfig):
     """Stages of residual blocks, then fully connected layers, or a 1 x 1 convolution to a map."""
 
-    name: Literal["residual"]
-    channels: StageChannels
-    num_blocks: PositiveInt
-    hidden_features: LayerWidths
-    context_features: PositiveInt
+    name: Literal["residual"] = "residual"
+    channels: StageChannels = (32, 64)
+    num_blocks: PositiveInt = 1
+    hidden_features: LayerWidths = (256,)
+    context_features: PositiveInt = 32
 
 
 class ResidualDecoderConfig(DecoderConfig):
     """Fully connected layers, or a convolution from a map, then stages of residual blocks."""
 
-    name: Literal["residual"]
-    channels: StageChannels
-    num_blocks: PositiveInt
-    hidden_features: LayerWidths
+    name: Literal["residual"] = "residual"
+    channels: StageChannels = (64, 32)
+    num_blocks: PositiveInt = 1
+    hidden_features: LayerWidths = (256,)
 
 
 class ResidualBlock(nn.Module):

@@ -14,7 +14,8 @@ from scipy.stats import t as student
 from flowvae.data.arrays import Metadata
 from pipeline.report.columns import BY_NAME
 from pipeline.report.figures.style import BASE_COLOR, DEPTH_LABEL, depth_axis, family_color, report_style, save_png
-from pipeline.report.published import results_on
+from pipeline.report.published import published_depth, results_on
+from pipeline.report.runs import Flows, flows_label
 from pipeline.report.studies import Row, StudyResult, by_depth, has_diverged
 
 TERMS = ("nll_nats", "negative_elbo_nats", "reconstruction_nats", "kl_nats")
@@ -57,14 +58,14 @@ def study_figure(study: StudyResult, metadata: Metadata, path: Path) -> None:
     """
     with report_style():
         figure, panels = plt.subplots(2, 3, figsize=(12, 7.6), layout="constrained", sharex=True)
-        by_flow = {flow: published_points(flow, metadata) for flow in study.flows.values()}
+        by_family = {family: published_points(flows, metadata) for family, flows in study.flows.items()}
         depths: set[int] = set()
         published_depths: set[int] = set()
         colors = colors_of(study)
         for panel, name in zip(panels.flat, PANELS, strict=True):
             depths |= draw_panel(panel, study, colors, name)
             if name in TERMS:
-                published_depths |= draw_published(panel, study, colors, by_flow, name)
+                published_depths |= draw_published(panel, colors, by_family, name)
             panel.set(ylabel=LABELS[name])
         for panel in panels.flat:
             depth_axis(panel, depths | apart_from(depths, published_depths))
@@ -122,23 +123,20 @@ def draw_panel(panel: Axes, study: StudyResult, colors: Colors, name: str) -> se
     return depths
 
 
-def draw_published(
-    panel: Axes, study: StudyResult, colors: Colors, by_flow: Mapping[str, Published], name: str
-) -> set[int]:
-    """Draw published values of one term, in the colour of the first family with that flow.
+def draw_published(panel: Axes, colors: Colors, by_family: Mapping[str, Published], name: str) -> set[int]:
+    """Draw published values of one term, in the colour of the first family with those flows.
 
     Returns:
         All depths drawn.
     """
-    by_first_family: dict[str, tuple[float, ...]] = {}
+    depths: set[int] = set()
+    drawn: set[str] = set()
     for family, color in colors.items():
-        by_first_family.setdefault(study.flows[family], color)
-    depths = set()
-    for flow, color in by_first_family.items():
-        for marker, (label, values) in zip(MARKERS, by_flow[flow].items()):
-            if points := values[name]:
+        for marker, (label, values) in zip(MARKERS, by_family[family].items()):
+            if (points := values[name]) and label not in drawn:
                 panel.plot(*zip(*points), color=color, marker=marker, mfc="none", ls=":", lw=0.8, label=label)
-            depths |= {depth for depth, _ in points}
+                drawn.add(label)
+                depths |= {depth for depth, _ in points}
     return depths
 
 
@@ -185,18 +183,19 @@ def half_width(values: Sequence[float]) -> float | None:
     return student.ppf((1 + LEVEL) / 2, len(values) - 1) * stdev(values) / len(values) ** 0.5
 
 
-def published_points(flow: str, metadata: Metadata) -> Published:
-    """Published results on these images with a flow of this kind.
+def published_points(flows: Flows, metadata: Metadata) -> Published:
+    """Published results on these images with flows of these kinds.
 
     Returns:
         (k, value in nats) by term, by source and protocol.
     """
     points: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for row in results_on(metadata.dataset, metadata.binarization):
-        if row["posterior"].startswith(flow) and row["num_transforms"] != "0":
-            label = f"{row['source']}: {row['posterior']}, {row['binarization']}, {row['protocol']}"
+        if (depth := published_depth(row, flows)) is not None:
+            families = flows_label(row["posterior"], row["prior"])
+            label = f"{row['source']}: {families}, {row['binarization']}, {row['protocol']}"
             terms = points.setdefault(label, {name: [] for name in TERMS})
             for name in TERMS:
                 if row.get(name):
-                    terms[name].append((int(row["num_transforms"]), float(row[name])))
+                    terms[name].append((depth, float(row[name])))
     return {label: terms for label, terms in points.items() if any(terms.values())}

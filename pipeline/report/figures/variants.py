@@ -71,12 +71,12 @@ def draw_against_depth(panel: Axes, rows: Sequence[Summary], name: str) -> None:
     """Draw one gain of all variants; that of the reference is 0."""
     column = BY_NAME[name]
     for row in rows:
-        if not row.num_transforms:
+        if not row.flows.depth:
             panel.axhline(row.values.get(name, 0.0), color=BASE_COLOR, linestyle="--", linewidth=1, label=row.variant)
     for i, family in enumerate(families_of(rows)):
-        members = sorted((row for row in rows if row.flow == family), key=lambda row: row.num_transforms)
+        members = sorted((row for row in rows if row.flows.label == family), key=lambda row: row.flows.depth)
         panel.errorbar(
-            [row.num_transforms for row in members],
+            [row.flows.depth for row in members],
             [row.values.get(name, 0.0) for row in members],
             [row.values.get(str(column.error), 0.0) for row in members],
             color=family_color(i),
@@ -86,7 +86,7 @@ def draw_against_depth(panel: Axes, rows: Sequence[Summary], name: str) -> None:
             linewidth=1.2,
             label=family,
         )
-    depth_axis(panel, {row.num_transforms for row in rows if row.num_transforms})
+    depth_axis(panel, {row.flows.depth for row in rows if row.flows.depth})
     panel.set(xlabel=DEPTH_LABEL, ylabel=f"{column.heading} (nats)")
 
 
@@ -94,14 +94,14 @@ def variant_colors(runs: Sequence[ScoredRun]) -> dict[str, tuple[float, ...] | s
     """A colour per variant: a hue per family, darker with depth; black without a flow."""
     colors: dict[str, tuple[float, ...] | str] = {run.variant: BASE_COLOR for run in runs}
     for i, family in enumerate(families_of(runs)):
-        members = [run for run in runs if run.flow == family]
-        depths = sorted({run.num_transforms for run in members})
+        members = [run for run in runs if run.flows.label == family]
+        depths = sorted({run.flows.depth for run in members})
         for run in members:
-            shade = 0.4 + 0.55 * depths.index(run.num_transforms) / max(1, len(depths) - 1)
+            shade = 0.4 + 0.55 * depths.index(run.flows.depth) / max(1, len(depths) - 1)
             colors[run.variant] = plt.get_cmap(COLORMAPS[i % len(COLORMAPS)])(shade)
     return colors
 
 
 def families_of(rows: Sequence[ScoredRun] | Sequence[Summary]) -> list[str]:
-    """Flows in order of appearance, without that of the plain VAE."""
-    return list(dict.fromkeys(row.flow for row in rows if row.num_transforms))
+    """Families of flows, of posterior and prior together, in order of appearance, without that of the plain VAE."""
+    return list(dict.fromkeys(row.flows.label for row in rows if row.flows.depth))

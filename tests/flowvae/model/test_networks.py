@@ -4,9 +4,10 @@ from math import prod
 
 import pytest
 import torch
-from examples import perturb, random
+from examples import perturb, random, tiny_vae
 from tolerances import assert_agrees, tolerance
 
+from flowvae.data.images import ImageSet
 from flowvae.model.networks import (
     MLP,
     NETWORKS,
@@ -19,6 +20,7 @@ from flowvae.model.networks import (
     build_encoder,
     context_terms,
 )
+from flowvae.model.networks.heads import MapToVector, VectorToMap
 from flowvae.model.networks.residual import ResidualBlock, gain_for
 
 SHAPES = [
@@ -55,6 +57,53 @@ def test_every_stage_halves_the_image(image_shape, channels):
     factor = 2 ** len(channels)
     expected = (channels[-1], image_shape[1] // factor, image_shape[2] // factor)
     assert tuple(bottom.shape[1:]) == bottom_shape(image_shape, channels) == expected
+
+
+BOTTOMS = [(3, 4, 5), (1, 2, 3), (4, 1, 1)]
+
+
+def linear_twin(in_features, out_features, layer):
+    """nn.Linear as it would be drawn in place of the layer, in float64; the layer is drawn and converted too."""
+    torch.manual_seed(0)
+    built = layer().double()
+    torch.manual_seed(0)
+    return torch.nn.Linear(in_features, out_features).double(), built
+
+
+@pytest.mark.parametrize("bottom", BOTTOMS)
+def test_map_to_vector_is_flatten_and_linear(bottom):
+    linear, layer = linear_twin(prod(bottom), 6, lambda: MapToVector(bottom, 6))
+    x = random(0, 2, *bottom)
+    assert_agrees(layer(x), lambda: linear(x.flatten(1)), [x, *linear.parameters()])
+
+
+@pytest.mark.parametrize("bottom", BOTTOMS)
+def test_vector_to_map_is_linear_and_unflatten(bottom):
+    linear, layer = linear_twin(6, prod(bottom), lambda: VectorToMap(6, bottom))
+    z = random(0, 2, 6)
+    assert_agrees(layer(z), lambda: linear(z).unflatten(1, bottom), [z, *linear.parameters()])
+
+
+@pytest.mark.parametrize(("likelihood", "image_shape"), [("bernoulli", (1, 8, 8)), ("discretized_logistic", (3, 8, 8))])
+def test_maps_and_their_gradients_are_channels_last(likelihood, image_shape):
+    """If the layouts differ, elementwise functions take several times as long in the backward pass."""
+    vae = tiny_vae(image_shape=image_shape, likelihood={"name": likelihood})
+    seen = []
+
+    def watch(module, inputs, output):
+        if output.dim() == 4:
+            seen.append(output)
+            output.register_hook(seen.append)
+
+    for layer in vae.modules():
+        if layer is vae.decoder or isinstance(layer, torch.nn.SiLU):
+            layer.register_forward_hook(watch)
+    pixels = torch.ones(3, *image_shape, dtype=torch.uint8)
+    images = ImageSet(pixels, "bits" if likelihood == "bernoulli" else "levels")
+    x = images.read(pixels, len(pixels), torch.float64, torch.Generator(), slice(None))
+    vae(x, random(0, len(pixels), vae.latent_dim)).log_likelihood.sum().backward()
+    assert len(seen) >= 6
+    assert all(values.is_contiguous(memory_format=torch.channels_last) for values in (x, *seen))
 
 
 @pytest.mark.parametrize("image_shape", [(1, 28, 30), (1, 30, 28), (1, 27, 27)])

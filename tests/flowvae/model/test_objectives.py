@@ -9,9 +9,9 @@ from tolerances import assert_agrees, assert_close, size_of
 from torch import nn
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
-from flowvae.model.objectives import elbo, importance_weighted_bound, kl
+from flowvae.model.objectives import LogDensities, elbo, importance_weighted_bound, kl
 from flowvae.model.transforms import Transform
-from flowvae.model.vae import VAE, LogDensities
+from flowvae.model.vae import VAE
 
 BATCH, LATENT, PIXELS, NOISE = 4, 2, 3, 0.7
 
@@ -56,7 +56,9 @@ class LinearGaussianVAE(VAE):
     def __init__(self, weight, widen=1.0):
         decoder = nn.Linear(LATENT, PIXELS, bias=False).double()
         decoder.weight = nn.Parameter(weight)
-        super().__init__(StandardNormalEncoder(), ExactPosterior(weight, widen), decoder, (LATENT,), self.normal)
+        parts = {"encoder": StandardNormalEncoder(), "posterior": ExactPosterior(weight, widen), "decoder": decoder}
+        super().__init__((1, 1, PIXELS), (LATENT,), **parts)
+        self.output_to_likelihood = self.normal
 
     @staticmethod
     def normal(mean):
@@ -137,7 +139,7 @@ def test_kl_takes_the_prior_at_the_end_of_the_flow(weight, x):
     """The mean KL of a shifted normal is known, within 5 standard errors; with p(z0) in place of p(zK) it is 0."""
     by = torch.tensor([1.0, -2.0]).double()
     vae = LinearGaussianVAE(weight)
-    vae.flow = Shift(by)
+    vae.posterior_flow = Shift(by)
     estimates = kl(vae(x, random(6, 5000, BATCH, LATENT)))
     expected = kl_divergence(Normal(by, 1.0), Normal(torch.zeros(2), 1.0)).sum()
     error = estimates.std() / estimates.numel() ** 0.5
@@ -147,11 +149,11 @@ def test_kl_takes_the_prior_at_the_end_of_the_flow(weight, x):
 @pytest.mark.parametrize("family", FLOW_SETTINGS)
 def test_densities_are_those_of_the_flow(family):
     vae = tiny_vae(family)
-    perturb(vae.flow)
+    perturb(vae.posterior_flow)
     x, noise = random(7, 3, 1, 4, 4).sign().relu(), random(8, 5, 3, 2)
     loc, scale, context = vae.encoder(x)
     z0 = loc + scale * noise
-    z, ladj = vae.flow(context).call_and_ladj(z0)
+    z, ladj = vae.posterior_flow(context).call_and_ladj(z0)
     log_prior = Normal(0, torch.ones(2).double()).log_prob(z).sum(-1)
     log_posterior = Normal(loc, scale).log_prob(z0).sum(-1) - ladj
     assert_agrees((log_prior, log_posterior, z), lambda: vae(x, noise)[1:], [noise, *vae.parameters()])

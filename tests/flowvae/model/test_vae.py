@@ -7,11 +7,10 @@ import torch
 from examples import FLOW_SETTINGS, perturb, random, tiny_config
 from tolerances import assert_agrees, assert_close
 
-from flowvae.model.distributions import DiagonalNormal, StandardNormal, TransformedDistribution
+from flowvae.model.distributions import DiagonalNormal, TransformedDistribution, log_standard_normal
 from flowvae.model.likelihoods import LIKELIHOODS
 from flowvae.model.objectives import elbo
-from flowvae.model.vae import build_vae
-from flowvae.model.weights import load, save
+from flowvae.model.vae import build_vae, load
 
 LIKELIHOOD_SETTINGS = (
     {"name": "bernoulli"},
@@ -97,18 +96,17 @@ def test_log_densities_stay_in_full_precision(layers, latent_shape, likelihood):
         densities = vae(x, noise)
     (loc, scale, context), decoded = outputs
     assert loc.dtype == decoded.dtype == torch.bfloat16
-    posterior = TransformedDistribution(DiagonalNormal(loc.float(), scale.float()), vae.flow(context.float()))
+    posterior = TransformedDistribution(DiagonalNormal(loc.float(), scale.float()), vae.posterior_flow(context.float()))
     z, log_posterior = posterior.rsample_and_log_prob(noise)
     log_likelihood = vae.output_to_likelihood(decoded.float()).log_prob(x)
-    assert_close(densities, (log_likelihood, StandardNormal().log_prob(z), log_posterior, z))
+    assert_close(densities, (log_likelihood, log_standard_normal(z), log_posterior, z))
 
 
 @every_model
 @every_likelihood
 def test_saved_and_loaded(layers, latent_shape, likelihood, tmp_path):
-    config = config_of(layers, latent_shape, likelihood)
-    vae = perturb(build_vae(config, seed=0), 0.1).eval()
-    save(tmp_path, vae, config)
+    vae = perturb(build_vae(config_of(layers, latent_shape, likelihood), seed=0), 0.1).eval()
+    vae.save(tmp_path)
     loaded = load(tmp_path)
     x, noise = images_for(likelihood, (3, 8, 12)), random(0, 5, vae.latent_dim).float()
     with torch.no_grad():

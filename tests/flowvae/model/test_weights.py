@@ -10,13 +10,13 @@ from examples import FLOW_SETTINGS, random, tiny_config, tiny_vae
 import flowvae
 from flowvae.errors import InputError
 from flowvae.files import write_atomically
-from flowvae.model.vae import build_vae
-from flowvae.model.weights import CONFIG, WEIGHTS, load, save
+from flowvae.model.vae import build_vae, load
+from flowvae.model.weights import CONFIG, WEIGHTS
 
 
 def saved(folder, family="planar", std=0.3):
     vae = tiny_vae(family, std=std).float()
-    save(folder, vae, tiny_config(family))
+    vae.save(folder)
     return vae
 
 
@@ -119,17 +119,17 @@ def edit_config(folder, edit):
 
 def test_unknown_key_in_the_config(tmp_path):
     saved(tmp_path)
-    edit_config(tmp_path, lambda config: config["vae"]["model"].update(dropout=0.1))
+    edit_config(tmp_path, lambda config: config["vae"]["encoder"].update(dropout=0.1))
     refused(tmp_path, CONFIG)
 
 
 @pytest.mark.parametrize(
     "edit",
     [
-        lambda config: config["vae"]["model"].update(latent_shape=[3]),
+        lambda config: config["vae"].update(latent_shape=[3]),
         lambda config: config["vae"].update(image_shape=[1, 8, 8]),
-        lambda config: config["vae"]["flow"].update(num_transforms=7),
-        lambda config: config["vae"].update(flow={"flow": "none", "num_transforms": 0}),
+        lambda config: config["vae"]["posterior"].update(num_transforms=7),
+        lambda config: config["vae"].update(posterior={"flow": "none"}),
     ],
 )
 def test_config_of_another_shape(tmp_path, edit):

@@ -4,13 +4,13 @@ import copy
 
 import pytest
 import torch
-from examples import FLOW_SETTINGS, random, random_bits, tiny_config, tiny_vae, training_config
+from examples import FLOW_SETTINGS, random, random_bits, tiny_vae, training_config
 from tolerances import assert_agrees, assert_close
 
 from flowvae.data.images import ImageSet
 from flowvae.model.batch_norm import BatchStatistics, PopulationStatistics
 from flowvae.model.objectives import elbo
-from flowvae.model.weights import load, save
+from flowvae.model.vae import load
 from flowvae.training import population
 from flowvae.training.loop import fit
 from flowvae.training.population import pool_moments, recompute_statistics
@@ -142,7 +142,7 @@ def test_dynamic_images_are_the_same_at_each_call():
 def test_statistics_are_saved_with_the_weights(tmp_path, family, settings):
     vae = tiny_vae(family, settings=settings).float()
     recompute_statistics(vae, TRAIN, seed=0)
-    save(tmp_path, vae, tiny_config(family, settings))
+    vae.save(tmp_path)
     loaded = load(tmp_path)
     x, noise = VALID.pixels.float(), random(0, 6, 2).float()
     for found, expected in zip(loaded(x, noise), vae.eval()(x, noise), strict=True):

@@ -274,7 +274,7 @@ def test_bfloat16_keeps_the_flow_and_the_densities_in_full_precision():
     vae = tiny_vae("real_nvp", std=0.1).float()
     exact, seen = copy.deepcopy(vae), outputs_of(vae, training=True)
     inside = []
-    vae.flow.nets[0].register_forward_hook(lambda module, inputs, out: inside.append(out.dtype))
+    vae.posterior_flow.nets[0].register_forward_hook(lambda module, inputs, out: inside.append(out.dtype))
     vae.decoder.register_forward_hook(lambda module, inputs, out: inside.append(out.dtype))
     config = training_config(precision="bfloat16", epochs=1)
     records = fit(vae, random_bits(20), VALID, config, seed=0)
@@ -303,7 +303,7 @@ def test_a_compiled_model_is_one_graph(monkeypatch, halted):
     fit(vae, train, VALID, training_config(epochs=2, compile=True, batch_size=10), seed=0)
     assert not counters["graph_break"] and counters["stats"]["unique_graphs"] == 1
     fit(plain, train, VALID, training_config(epochs=2, batch_size=10), seed=0)
-    assert vae.flow.norms[0].initialized
+    assert vae.posterior_flow.norms[0].initialized
     for name, value in plain.named_parameters():
         assert_close(vae.get_parameter(name), value, num_operations=NUM_OPERATIONS)
 

@@ -70,7 +70,7 @@ def test_lists_and_mappings_of_either_style_replace_those_of_the_other(folder, t
 
 def test_variants_and_schedules_are_replaced_as_a_whole(folder):
     variant = dict(read_yaml(PARAMS)["variants"]["real-nvp-5"])
-    rows = f"variants:\n  vae: {{flow: none, num_transforms: 0}}\n  real-nvp-5: {variant!r}"
+    rows = f"variants:\n  vae: {{posterior: {{flow: none}}, prior: {{flow: none}}}}\n  real-nvp-5: {variant!r}"
     rows = rows.replace("'", "").replace("True", "true").replace("False", "false")
     assert put(folder, rows + "\ntraining: {schedule: {name: one_cycle, start: 0.1, peak: 0.3}}\n").returncode == 0
     params = load_params(folder / "params.yaml")
@@ -83,10 +83,16 @@ def test_variants_and_schedules_are_replaced_as_a_whole(folder):
 def test_anchors_with_a_name_that_params_yaml_has_do_not_mix(folder):
     flow = "{flow: real_nvp, num_transforms: 5, hidden_features: [9], context: true, log_scale_bound: 3.0}"
     rest = ", normalization: none, weight_norm: false, net_batch_norm: false}"
-    preset = f"variants:\n  vae: {{flow: none, num_transforms: 0}}\n  real-nvp-5: &real_nvp {flow[:-1]}{rest}\n"
-    assert put(folder, preset + "  real-nvp-6: {<<: *real_nvp, num_transforms: 6}\n").returncode == 0
+    preset = "variants:\n  vae: {posterior: {flow: none}, prior: {flow: none}}\n"
+    preset += f"  real-nvp-5: {{posterior: &real_nvp {flow[:-1]}{rest}, prior: {{flow: none}}}}\n"
+    assert (
+        put(
+            folder, preset + "  real-nvp-6: {posterior: {<<: *real_nvp, num_transforms: 6}, prior: {flow: none}}\n"
+        ).returncode
+        == 0
+    )
     params, before = load_params(folder / "params.yaml"), load_params(PARAMS)
-    assert params.variants["real-nvp-6"].log_scale_bound == 3.0
+    assert params.variants["real-nvp-6"].posterior.log_scale_bound == 3.0
     assert params.studies == before.studies
 
 
@@ -107,7 +113,10 @@ def test_networks_and_likelihoods_with_a_name_are_replaced_as_a_whole(folder):
     [
         ("training: {epoch: 7}\n", "presets/mine.yaml: training.epoch: unknown key"),
         ("training: {epochs: many}\n", "presets/mine.yaml: training.epochs: "),
-        ("variants: {vae: {flow: none, num_transforms: 0}}\n", "presets/mine.yaml: interpolation.right: "),
+        (
+            "variants: {vae: {posterior: {flow: none}, prior: {flow: none}}}\n",
+            "presets/mine.yaml: interpolation.right: ",
+        ),
         ("studies: {new: {}}\n", "presets/mine.yaml: studies.new.families: missing key"),
         ("training: [\n", "presets/mine.yaml, line "),
         ("variants: {vae: *nothing}\n", "presets/mine.yaml, line 1: not valid YAML (found undefined alias"),

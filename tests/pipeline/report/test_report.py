@@ -19,7 +19,7 @@ from pipeline.pictures import GAP, TITLE_HEIGHT, as_ink, image_grid, with_titles
 from pipeline.report.columns import BOUND_GAIN, BY_NAME, COLUMNS, NLL_GAIN, REPORTED_METRICS, MetricColumn
 from pipeline.report.page import Report, markdown_page
 from pipeline.report.published import nll_cell, published_table
-from pipeline.report.runs import ScoredRun, first_difference, read_runs
+from pipeline.report.runs import Flows, ScoredRun, first_difference, read_runs
 from pipeline.report.studies import read_studies
 from pipeline.report.table import markdown, protocol_text, summarize, variant_table
 from pipeline.scores import metric_names
@@ -61,12 +61,17 @@ GAINS = (BOUND_GAIN, NLL_GAIN)
 IMAGES = np.random.default_rng(0).normal(90, 20, 50)  # −ELBO of each test image, before it is shifted
 
 
-def make_run(variant: str = "vae", seed: int = 0, flow: str = "none", num_transforms: int = 0, **metrics: float):
+NO_FLOW = {"flow": "none", "num_transforms": 0}
+
+
+def make_run(
+    variant: str = "vae", seed: int = 0, flow: str = "none", num_transforms: int = 0, prior=NO_FLOW, **metrics
+):
     """A run whose images have the mean −ELBO and NLL of its metrics; each image is shifted by as much."""
     settings, metrics = {"flow": flow, "num_transforms": num_transforms}, METRICS | metrics
     bounds, nll = (IMAGES - IMAGES.mean() + metrics[name] for name in ("negative_elbo_nats", "nll_nats"))
     scores = ImageScores(bounds, bounds - 30, np.full(50, 30.0), np.arange(50), nll, bounds, np.full(50, 9.0))
-    protocol = PROTOCOL | {"variant": variant, "seed": seed, "flow": settings}
+    protocol = PROTOCOL | {"variant": variant, "seed": seed, "posterior": settings, "prior": prior}
     return ScoredRun(variant, seed, metrics, protocol, [], scores)
 
 
@@ -111,10 +116,10 @@ def test_summary_averages_over_seeds():
         make_run("planar-4", 1, "planar", 4, negative_elbo_nats=91.0),
     ]
     plain, planar = summarize(runs, "vae")
-    assert (plain.variant, plain.flow, plain.num_transforms) == ("vae", "none", 0)
+    assert (plain.variant, plain.flows) == ("vae", Flows("none", 0, "none", 0))
     assert [plain.values[name] for name in ("negative_elbo_nats", "nll_nats")] == [91.0, 85.0]
     assert math.isclose(plain.seed_spread, math.sqrt(2))
-    assert (planar.variant, planar.num_transforms) == ("planar-4", 4)
+    assert (planar.variant, planar.flows.depth, planar.flows.label) == ("planar-4", 4, "planar")
     assert planar.values["negative_elbo_nats"] == 89.5
     assert [planar.values[name] for name in GAINS] == pytest.approx([1.5, 0.0], abs=1e-9)
     assert planar.values["negative_elbo_stderr"] == pytest.approx(0.2)  # over test images, which seeds share
@@ -152,12 +157,12 @@ def test_the_error_of_a_gain_is_that_of_the_differences():
 def test_cells_follow_the_headings():
     runs = [make_run(), make_run(seed=1, negative_elbo_nats=91.0, active_units=21)]
     headings, (shown,) = variant_table(runs, summarize(runs, "vae"))
-    assert headings == ["variant", "k", *TABLE_HEADINGS] and len(shown) == len(headings)
-    assert shown[:4] == ["vae", "0", "60.00", "30.00"]
-    assert shown[4:] == ["90.50 ± 0.20 (sd 0.71)", "–", "85.00 ± 0.30", "–", "20.5", "1,234,567"]
+    assert headings == ["variant", "posterior, k", "prior, k", *TABLE_HEADINGS] and len(shown) == len(headings)
+    assert shown[:5] == ["vae", "–", "–", "60.00", "30.00"]
+    assert shown[5:] == ["90.50 ± 0.20 (sd 0.71)", "–", "85.00 ± 0.30", "–", "20.5", "1,234,567"]
     other = [make_run("b", seed, "planar", 4, negative_elbo_nats=88.0, nll_nats=86.0) for seed in (0, 1)]
     _, (_, line) = variant_table(runs + other, summarize(runs + other, "vae"))
-    assert (line[5], line[7]) == ("+2.50 ± 0.00", "-1.00 ± 0.00")
+    assert (line[1], line[2], line[6], line[8]) == ("planar, 4", "–", "+2.50 ± 0.00", "-1.00 ± 0.00")
 
 
 def test_bits_per_dimension_are_only_in_the_table_of_8_bit_data():
@@ -201,7 +206,7 @@ def test_a_cell_has_its_error_and_its_spread():
 def test_row_has_the_columns_in_order():
     row = make_run("planar-4", 3, "planar", 4).row()
     assert tuple(row)[-len(REPORTED_METRICS) :] == REPORTED_METRICS
-    assert (row["variant"], row["seed"], row["num_transforms"], row["num_train"]) == ("planar-4", 3, 4, 50_000)
+    assert (row["variant"], row["seed"], row["posterior_transforms"], row["num_train"]) == ("planar-4", 3, 4, 50_000)
     assert row["nll_bits_per_dim"] == 0.1564 and row["negative_elbo_bits_per_dim_stderr"] == 0.0004
 
 
@@ -241,7 +246,7 @@ def test_published_results_are_complete():
     rows = published_table(make_run())
     assert len(rows) > 5
     assert all(all(row) for row in rows)
-    other = PROTOCOL | {"data": PROTOCOL["data"] | {"dataset": "CIFAR10", "binarization": "none"}}
+    other = PROTOCOL | {"data": PROTOCOL["data"] | {"dataset": "CelebA", "binarization": "none"}}
     assert published_table(dataclasses.replace(make_run(), protocol=other)) == []
     assert nll_cell({"nll_nats": "85.1", "importance_samples": "200"}) == "85.1 (200 samples)"
     assert nll_cell({"nll_nats": "", "importance_samples": ""}) == "–"

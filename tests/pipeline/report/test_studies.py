@@ -13,6 +13,7 @@ from pipeline.files import write_csv
 from pipeline.params.reading import load_params
 from pipeline.report.figures.study import curve_of, divergence_curve, half_width, published_points, study_figure
 from pipeline.report.published import results_on
+from pipeline.report.runs import Flows
 from pipeline.report.studies import HEADINGS, StudyResult, read_studies, title_of
 
 METADATA = Metadata.model_construct(dataset="MNIST", binarization="static", counts={"train": 1000})
@@ -47,8 +48,11 @@ ROWS = [
 ]
 
 
-def study_of(rows, flow="real_nvp"):
-    flows = dict.fromkeys((row["family"] for row in rows), flow)
+PLAIN, PLANAR, REAL_NVP = Flows("none", 0, "none", 0), Flows("planar", 1, "none", 0), Flows("real_nvp", 1, "none", 0)
+
+
+def study_of(rows, flows=REAL_NVP):
+    flows = dict.fromkeys((row["family"] for row in rows), flows)
     return StudyResult("stability", flows, rows, "two lines\nof title")
 
 
@@ -154,8 +158,8 @@ def read(folder):
 
 def test_results_of_the_studies_are_read(here):
     depth, stability = read(here)
-    assert (depth.name, depth.flows) == ("depth", {"none": "none", "planar": "planar"})
-    assert (stability.name, stability.flows) == ("stability", {"none": "real_nvp", "batch-norm": "real_nvp"})
+    assert (depth.name, depth.flows) == ("depth", {"none": PLAIN, "planar": PLANAR})
+    assert (stability.name, stability.flows) == ("stability", {"none": REAL_NVP, "batch-norm": REAL_NVP})
     assert "1 epoch of 4,000 images, seed 0" in depth.title
     for study in (depth, stability):
         for typed, text in zip(study.rows, study_rows(here, study.name), strict=True):
@@ -247,11 +251,11 @@ def test_published_results_are_on_the_same_kind_of_values():
 
 
 def test_published_points_are_those_of_the_flow():
-    points = published_points("planar", METADATA)
+    points = published_points(PLANAR, METADATA)
     assert points
     assert all("planar" in label for label in points)
     for terms in points.values():
         assert any(terms.values())
         assert all(depth > 0 and value > 50 for values in terms.values() for depth, value in values)
     other = Metadata.model_construct(dataset="SVHN", binarization="none", counts={"train": 1000})
-    assert published_points("planar", other) == {}
+    assert published_points(PLANAR, other) == {}

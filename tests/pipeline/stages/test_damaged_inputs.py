@@ -104,7 +104,7 @@ FILES = {
     "model missing, interpolate": (INTERPOLATE, f"{MODEL}/model.safetensors", remove, "train the variant first"),
     "config missing": (EVALUATE, f"{MODEL}/config.json", remove, "train the variant first"),
     "config not JSON": (EVALUATE, f"{MODEL}/config.json", truncate, "train the variant again"),
-    "config of another version": (EVALUATE, f"{MODEL}/config.json", edit_json("vae", "flow", value=None), "version"),
+    "config of another version": (EVALUATE, f"{MODEL}/config.json", edit_json("vae", "posterior", value=3), "version"),
     "protocol of training missing": (EVALUATE, f"{MODEL}/training.json", remove, "cannot be read"),
     "protocol of training damaged": (EVALUATE, f"{MODEL}/training.json", truncate, "damaged"),
     "metrics missing": (REPORT, "metrics/vae-0.json", remove, "cannot be read"),
@@ -142,7 +142,7 @@ def test_damaged_file(files, complaint, arguments, file, damage, says):
 
 
 def test_config_that_does_not_match_the_weights(files, complaint):
-    edit_json("vae", "model", "latent_shape", value=[6])(files / MODEL / "config.json")
+    edit_json("vae", "latent_shape", value=[6])(files / MODEL / "config.json")
     line = complaint(files, *EVALUATE)
     assert f"{MODEL}/model.safetensors" in line
     assert "does not fit" in line

@@ -8,14 +8,14 @@ from contextlib import suppress
 import psutil
 import pytest
 from killing import NO_PROXY, PATIENCE, kill_group, start_stage, wait_for
-from project import REAL_NVP, TINY, command, edit_params, stage, study_rows
+from project import REAL_NVP, TINY, command, edit_params, planar, real_nvp, stage, study_rows
 from ruamel.yaml import YAML
 
 from pipeline.params.reading import load_params
 from pipeline.stages.study import best_preset
 from pipeline.study.points import Study
 
-PLANAR, NONE = TINY["families"]["planar"], TINY["families"]["none"]
+NONE = TINY["families"]["none"]
 DEPTH = ("study", "--name", "depth")
 
 
@@ -66,7 +66,7 @@ def test_the_study_of_dvc_repro(reproduced):
         assert 0 < nll < bound + 3 * float(row["nll_stderr"])
     best = YAML(typ="safe", pure=True).load(reproduced.folder / "reports/studies/depth.yaml")
     planar = min(rows[1:], key=lambda row: float(row["valid_negative_elbo"]))
-    assert best["variants"]["planar"]["num_transforms"] == int(planar["num_transforms"])
+    assert best["variants"]["planar"]["posterior"]["num_transforms"] == int(planar["num_transforms"])
     assert (reproduced.folder / "reports/figures/studies/depth.png").read_bytes().startswith(b"\x89PNG")
     assert not list((reproduced.folder / "checkpoints").glob("study-*/*"))
 
@@ -98,7 +98,7 @@ def test_a_trial_gives_the_numbers_of_the_train_and_evaluate_stages(reproduced):
 def test_only_new_trials_are_trained(files):
     before, known = study_rows(files), stored(files)
     assert len(known) == 3 + 4  # with those of the study `stability`
-    edit_study(files, families={"planar": PLANAR | {"num_transforms": [1, 2, 3]}})
+    edit_study(files, families={"planar": planar(num_transforms=[1, 2, 3])})
     after = run_study(files)
     assert [row["num_transforms"] for row in after] == ["1", "2", "3"]
     assert [after[0], after[2]] == before[1:]
@@ -116,7 +116,7 @@ def test_without_new_trials_no_cluster_is_needed(files):
 
 def test_a_trial_of_another_study_is_not_trained_again(files):
     """The names of stored results do not depend on the study."""
-    edit_study(files, families={"none": REAL_NVP | {"num_transforms": [2]}})
+    edit_study(files, families={"none": real_nvp(num_transforms=[2])})
     assert run_study(files, RAY_ADDRESS="127.0.0.1:9") == study_rows(files, "stability")[1:2]
 
 
@@ -131,8 +131,8 @@ def test_the_best_variants_are_a_preset(files, name, variants):
 
 def test_the_best_flow_of_each_family_is_in_the_preset(files):
     """With its own values, and not with those of the best family."""
-    families = {name: REAL_NVP | {"num_transforms": [1, 2]} for name in ("one", "two")}
-    over = {"flow.hidden_features": [[8], [16]], "training.learning_rate": [0.001, 0.002]}
+    families = {name: real_nvp(num_transforms=[1, 2]) for name in ("one", "two")}
+    over = {"posterior.hidden_features": [[8], [16]], "training.learning_rate": [0.001, 0.002]}
     edit_study(files, families=families, over=over)
     study = Study("depth", load_params(files / "params.yaml"))
     losses = {("one", 2, 16, 0.001): 1.0, ("two", 1, 8, 0.002): 2.0}
@@ -140,7 +140,7 @@ def test_the_best_flow_of_each_family_is_in_the_preset(files):
         {
             "family": family,
             "num_transforms": depth,
-            "flow.hidden_features": [width],
+            "posterior.hidden_features": [width],
             "training.learning_rate": rate,
             "status": "finished",
             "valid_negative_elbo": losses.get((family, depth, width, rate), 3.0),
@@ -151,9 +151,9 @@ def test_the_best_flow_of_each_family_is_in_the_preset(files):
         for rate in (0.001, 0.002)
     ]
     preset = best_preset(study, rows)
-    assert preset["variants"]["one"] == REAL_NVP | {"num_transforms": 2, "hidden_features": [16]}
-    assert preset["variants"]["two"] == REAL_NVP | {"num_transforms": 1, "hidden_features": [8]}
-    assert preset["training"] == {"learning_rate": 0.001} and "flow" not in preset
+    assert preset["variants"]["one"]["posterior"] == REAL_NVP | {"num_transforms": 2, "hidden_features": [16]}
+    assert preset["variants"]["two"]["posterior"] == REAL_NVP | {"num_transforms": 1, "hidden_features": [8]}
+    assert preset["training"] == {"learning_rate": 0.001} and "posterior" not in preset
     assert preset["interpolation"] == {"left": "one", "right": "one"}
     assert list(best_preset(study, [row for row in rows if row["family"] == "two"])["variants"]) == ["two"]
 
@@ -222,7 +222,7 @@ def test_trials_of_several_workers(files):
     edit_study(
         files,
         settings={"training": {"epochs": 2, "batch_size": 100}},
-        families={"planar": PLANAR | {"num_transforms": [1, 3]}},
+        families={"planar": planar(num_transforms=[1, 3])},
     )
     expected = run_study(files)
     for path in (files / "checkpoints/trials").iterdir():

@@ -2,17 +2,16 @@
 
 import pytest
 import torch
-from project import REAL_NVP, ROOT, TINY, edit_params, shrink
+from project import PLANAR, ROOT, TINY, edit_params, planar, real_nvp, shrink, with_posterior
 
 from flowvae.data.arrays import read_metadata
 from flowvae.errors import InputError
 from flowvae.training.checkpoint import NoCheckpoints
 from pipeline.params.reading import check_params, load_params, read_yaml
+from pipeline.params.schema import VariantConfig
 from pipeline.params.trees import overlay
 from pipeline.study.points import Point, Study, study_problems
 from pipeline.study.trials import THROUGHPUT, columns, run_trial, trial_at
-
-PLANAR = TINY["families"]["planar"]
 
 
 @pytest.fixture
@@ -47,11 +46,11 @@ def test_a_grid_is_every_combination(study):
     assert len(points) == 3 * 2 * 2
     assert points[0].columns() == {"family": "none", "num_transforms": 0, "seed": 0, "training.learning_rate": 0.1}
     assert len({str(point.columns()) for point in points}) == len(points)
-    assert columns(changed)[:4] == ["family", "num_transforms", "seed", "training.learning_rate"]
+    assert columns(changed)[:6] == ["family", "posterior", "prior", "num_transforms", "seed", "training.learning_rate"]
 
 
 def test_the_order_of_a_grid_is_that_of_params_yaml(study):
-    families = {"planar": PLANAR | {"num_transforms": [3, 1]}, "none": TINY["families"]["none"]}
+    families = {"planar": planar(num_transforms=[3, 1]), "none": TINY["families"]["none"]}
     points = study(families=families).grid()
     assert [(point.family, point.num_transforms) for point in points] == [("planar", 3), ("planar", 1), ("none", 0)]
 
@@ -60,20 +59,20 @@ def test_a_family_is_one_variant_per_depth(edited):
     config = edited().studies["depth"]
     variants = edited().variants
     assert list(config.families["planar"]) == [1, 3]
-    assert config.families["planar"][3] == variants["planar-4"].model_copy(update={"num_transforms": 3})
+    assert config.families["planar"][3] == VariantConfig.model_validate(planar(num_transforms=3))
     assert config.families["none"] == {0: variants["vae"]}
 
 
 def test_the_settings_of_a_trial(study):
     changed = study(settings={"training": {"epochs": 9}, "model": {"encoder": {"channels": [4, 4]}}})
-    sections = changed.sections(Point("planar", 3, 0, {"training.learning_rate": 0.5, "flow.amortised": False}))
+    sections = changed.sections(Point("planar", 3, 0, {"training.learning_rate": 0.5, "posterior.amortised": False}))
     assert sections.training.epochs == 9
     assert sections.training.learning_rate == 0.5
     assert sections.training.batch_size == changed.params.training.batch_size
     assert sections.model.encoder.channels == (4, 4)
     assert sections.evaluation == changed.params.evaluation
-    assert sections.flow.num_transforms == 3
-    assert sections.flow.amortised is False
+    assert sections.posterior.num_transforms == 3
+    assert sections.posterior.amortised is False
 
 
 def test_values_of_the_point_replace_the_settings_of_the_study(study):
@@ -108,13 +107,13 @@ def test_the_name_of_a_result_depends_on_the_code(study, trial, monkeypatch, par
 
 def test_it_does_not_depend_on_the_other_trials_of_the_study(study, trial):
     point = Point("planar", 3, 0, {})
-    other = study(seeds=[0, 1, 2], families={"planar": PLANAR | {"num_transforms": [3, 8]}})
+    other = study(seeds=[0, 1, 2], families={"planar": planar(num_transforms=[3, 8])})
     assert trial(other, point).trial_id == trial(study(), point).trial_id
     assert trial(Study("stability", study().params), Point("none", 1, 0, {})).trial_id != trial(study(), point).trial_id
 
 
 def test_studies_with_the_same_trial_share_its_result(edited, trial):
-    params = edited(families={"none": REAL_NVP | {"num_transforms": [2]}})
+    params = edited(families={"none": real_nvp(num_transforms=[2])})
     point = Point("none", 2, 0, {})
     assert trial(Study("depth", params), point).trial_id == trial(Study("stability", params), point).trial_id
 
@@ -142,15 +141,21 @@ def test_a_row_has_the_epochs_that_were_trained(study, trial):
         ({"settings": {"training": {"epoch": 1}}}, "none with k = 0: training.epoch: unknown key"),
         ({"settings": {"training": {"epochs": 0}}}, "training.epochs: expected greater than 0"),
         ({"settings": {"training": 3}}, "training: expected a mapping (key: value), got 3"),
-        ({"settings": {"data": {"seed": 1}}}, "settings: expected keys of model, flow, training, evaluation, got data"),
-        ({"settings": {"flow": {"num_transforms": 9}}}, "settings: flow.num_transforms is set by the families"),
-        ({"settings": {"flow": {"amortised": False}}}, "none with k = 0: flow.amortised: unknown key (flow none has "),
+        (
+            {"settings": {"data": {"seed": 1}}},
+            "settings: expected keys of model, posterior, prior, training, evaluation, got",
+        ),
+        ({"settings": {"prior": {"num_transforms": 9}}}, "settings: prior.num_transforms is set by the families"),
+        (
+            {"settings": {"posterior": {"amortised": False}}},
+            "none with k = 0: posterior.amortised: unknown key (flow none has ",
+        ),
         ({"over": {"training.learning_rat": [1.0]}}, "training.learning_rat: unknown key"),
         ({"over": {"training.epochs": [1, "two"]}}, "training.epochs: expected a valid integer, got 'two'"),
-        ({"over": {"flow.num_transforms": [1, 2]}}, "over: flow.num_transforms is set by the families"),
+        ({"over": {"posterior.num_transforms": [1, 2]}}, "over: posterior.num_transforms is set by the families"),
         (
             {"over": {"latent_shape": [[1]]}},
-            "over: expected keys of model, flow, training, evaluation, got latent_shape",
+            "over: expected keys of model, posterior, prior, training, evaluation, got latent_shape",
         ),
         (
             {"over": {"training.learning_rate": {"low": 0.1, "high": 0.2, "log": True}}},
@@ -162,7 +167,10 @@ def test_a_row_has_the_epochs_that_were_trained(study, trial):
         ),
         ({"settings": {"model": {"encoder": {"name": "residual"}}}}, "model.encoder.num_blocks: missing key"),
         (
-            {"settings": {"model": {"latent_shape": [1]}}, "families": {"deep": REAL_NVP | {"num_transforms": [4, 2]}}},
+            {
+                "settings": {"model": {"latent_shape": [1]}},
+                "families": {"deep": real_nvp(num_transforms=[4, 2])},
+            },
             "studies.depth, deep: expected a latent of at least 2 dimensions for real_nvp",
         ),
     ],
@@ -182,7 +190,7 @@ def test_all_studies_are_checked(edited):
     assert list(study_problems(params.model_copy(update={"studies": {}}))) == []
 
 
-LISTED = "expected a variant whose num_transforms is a list of integers, with each depth once, got "
+LISTED = "expected num_transforms to be a list of integers, with each depth once, got "
 
 
 @pytest.mark.parametrize(
@@ -219,38 +227,78 @@ LISTED = "expected a variant whose num_transforms is a list of integers, with ea
             "early_stopping.reduction_factor: expected greater than or equal to 2",
         ),
         ({"depths": [1]}, "depths: unknown key"),
-        ({"families": {"planar": PLANAR | {"num_transforms": 4}}}, f"families.planar: {LISTED}{{"),
-        ({"families": {"planar": {"flow": "planar", "amortised": True}}}, f"families.planar: {LISTED}{{"),
-        ({"families": {"planar": PLANAR | {"num_transforms": []}}}, f"families.planar: {LISTED}{{"),
-        ({"families": {"planar": PLANAR | {"num_transforms": [1, 3, 1]}}}, f"families.planar: {LISTED}{{"),
-        ({"families": {"planar": PLANAR | {"num_transforms": [1, "3"]}}}, f"families.planar: {LISTED}{{"),
-        ({"families": {"planar": PLANAR | {"num_transforms": [1, 2.0]}}}, f"families.planar: {LISTED}{{"),
-        ({"families": {"planar": PLANAR | {"num_transforms": [True]}}}, f"families.planar: {LISTED}{{"),
-        ({"families": {"planar": PLANAR | {"num_transforms": [[1, 3]]}}}, f"families.planar: {LISTED}{{"),
-        ({"families": {"planar": PLANAR | {"num_transforms": [None]}}}, f"families.planar: {LISTED}{{"),
-        ({"families": {"planar": 4}}, f"families.planar: {LISTED}4"),
-        ({"families": {"planar": None}}, f"families.planar: {LISTED}null"),
         (
-            {"families": {"planar": PLANAR | {"num_transforms": [-1]}}},
-            "families.planar.num_transforms: expected greater",
+            {"families": {"planar": with_posterior(flow="planar", amortised=True)}},
+            "families.planar.posterior.num_transforms: missing key",
         ),
         (
-            {"families": {"planar": PLANAR | {"num_transforms": [0]}}},
-            "families.planar.num_transforms: expected greater",
+            {"families": {"both": {"posterior": PLANAR, "prior": PLANAR}}},
+            "families.both: expected a list of num_transforms in the posterior or in the prior, got {",
         ),
-        ({"families": {"none": {"flow": "none", "num_transforms": [3]}}}, "families.none.num_transforms: expected 0"),
-        ({"families": {"planet": PLANAR | {"flow": "planet"}}}, "families.planet.flow: expected one of 'none', "),
-        ({"families": {"planar": {"num_transforms": [1, 3]}}}, "families.planar.flow: missing key"),
+        ({"families": {"planar": planar(num_transforms=[])}}, f"families.planar: {LISTED}{{"),
         (
-            {"families": {"planar": PLANAR | {"hidden_features": [8]}}},
-            "families.planar.hidden_features: unknown key (flow planar has flow, num_transforms, amortised)",
+            {"families": {"planar": planar(num_transforms=[1, 3, 1])}},
+            f"families.planar: {LISTED}{{",
         ),
-        ({"families": {"p": {"flow": "planar", "num_transforms": [1, 3]}}}, "families.p.amortised: missing key"),
         (
-            {"families": {"planar": PLANAR | {"amortised": "yes"}}},
-            "families.planar.amortised: expected a valid boolean",
+            {"families": {"planar": planar(num_transforms=[1, "3"])}},
+            f"families.planar: {LISTED}{{",
         ),
-        ({"families": {"Planar 4": PLANAR}}, "families.Planar 4: expected a name of lowercase letters"),
+        (
+            {"families": {"planar": planar(num_transforms=[1, 2.0])}},
+            f"families.planar: {LISTED}{{",
+        ),
+        (
+            {"families": {"planar": planar(num_transforms=[True])}},
+            f"families.planar: {LISTED}{{",
+        ),
+        (
+            {"families": {"planar": planar(num_transforms=[[1, 3]])}},
+            f"families.planar: {LISTED}{{",
+        ),
+        (
+            {"families": {"planar": planar(num_transforms=[None])}},
+            f"families.planar: {LISTED}{{",
+        ),
+        ({"families": {"planar": 4}}, "families.planar: expected a mapping (key: value), got 4"),
+        ({"families": {"planar": None}}, "families.planar: expected a mapping (key: value), got null"),
+        ({"families": {"planar": {"posterior": PLANAR}}}, "families.planar.prior: missing key"),
+        (
+            {"families": {"planar": planar(num_transforms=[-1])}},
+            "families.planar.posterior.num_transforms: expected greater",
+        ),
+        (
+            {"families": {"planar": planar(num_transforms=[0])}},
+            "families.planar.posterior.num_transforms: expected greater",
+        ),
+        (
+            {"families": {"none": with_posterior(flow="none", num_transforms=[3])}},
+            "families.none.posterior.num_transforms: expected 0",
+        ),
+        (
+            {"families": {"planet": planar(flow="planet")}},
+            "families.planet.posterior.flow: expected one of 'none', ",
+        ),
+        (
+            {"families": {"planar": with_posterior(num_transforms=[1, 3])}},
+            "families.planar.posterior.flow: missing key",
+        ),
+        (
+            {"families": {"planar": planar(hidden_features=[8])}},
+            "families.planar.posterior.hidden_features: unknown key (flow planar has flow, num_transforms, amortised)",
+        ),
+        (
+            {"families": {"p": with_posterior(flow="planar", num_transforms=[1])}},
+            "families.p.posterior.amortised: missing key",
+        ),
+        (
+            {"families": {"planar": planar(amortised="yes")}},
+            "families.planar.posterior.amortised: expected a valid boolean",
+        ),
+        (
+            {"families": {"Planar 4": planar()}},
+            "families.Planar 4: expected a name of lowercase letters",
+        ),
     ],
 )
 def test_mistakes_of_the_schema_are_one_line(edited, edit, message):
@@ -289,7 +337,7 @@ def test_a_study_that_is_not_declared(edited):
 @pytest.mark.parametrize(
     ("preset", "name", "deepest", "num_trials"),
     [
-        (None, "depth", 40, 9),
+        (None, "depth", 40, 12),
         ("depth-full", "depth", 80, 36),
         ("stability-forty", "stability", 40, 25),
         ("stability-full", "stability", 80, 150),

@@ -86,6 +86,21 @@ def test_images_are_mapped_one_by_one(family, settings, latent_shape):
 
 
 @every_flow
+@every_shape
+def test_steps_one_after_another_are_the_whole(family, settings, latent_shape):
+    flow, count = shared(family, settings, latent_shape), settings["num_transforms"]
+    context, z = context_for(flow), random(2, 2, BATCH, prod(latent_shape))
+    steps = flow(context).steps(count)
+    assert len(steps) == count
+    out, ladjs = z, []
+    for step in steps:
+        out, ladj = step.call_and_ladj(out)
+        ladjs.append(ladj)
+    total = torch.stack(ladjs).sum(0) if ladjs else torch.zeros_like(z[..., 0])
+    assert_agrees((out, total), lambda: flow(context).call_and_ladj(z), [z, context, *flow.parameters()])
+
+
+@every_flow
 @pytest.mark.parametrize("sample_shape", [(), (2,)])
 @pytest.mark.parametrize("training", [True, False])
 def test_no_image_at_all(family, settings, sample_shape, training):

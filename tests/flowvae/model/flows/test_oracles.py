@@ -16,6 +16,7 @@ ORACLES = {
     "pyro": "pyro_agrees.py",
     "pyro families": "pyro_families_agree.py",
     "zuko": "zuko_agrees.py",
+    "zuko adapter": "zuko_adapter.py",
     "torch": "torch_agrees.py",
 }
 

@@ -1,17 +1,19 @@
-"""Radial, Householder, autoregressive and spline flows: the results of Pyro for the same numbers."""
+"""Radial, Householder, Sylvester, autoregressive and spline flows: the results of Pyro for the same numbers."""
 
 from importlib import import_module
 
 import torch
-from pyro.distributions.transforms import AffineAutoregressive, Householder, Radial
+from pyro.distributions.transforms import AffineAutoregressive, Householder, Radial, Sylvester
 from tolerances import assert_agrees, assert_close
 from torch import nn
 from torch.nn.functional import softplus
 
 from flowvae.model.flows.autoregressive import OFFSET, AffineAutoregressiveFlow
 from flowvae.model.flows.householder import HouseholderFlow
+from flowvae.model.flows.orthogonal import Reflections, Reversals
 from flowvae.model.flows.radial import RadialTransform
 from flowvae.model.flows.spline import knots_of, num_parameters, spline, spline_inv
+from flowvae.model.flows.sylvester import SylvesterTransform
 from flowvae.model.transforms import bounded
 
 torch.manual_seed(0)
@@ -42,6 +44,74 @@ def check_householder():
     oracle.u_unnormed.data = flow.bias.data.cumsum(-2).flatten(0, 1)  # v, then v + u
     transform = flow(torch.zeros(N, 0))
     assert_agrees((oracle._call(z), oracle._inverse(z)), lambda: (transform.call_and_ladj(z)[0], transform.inv(z)), [z])
+
+
+class ExactSylvester(Sylvester):
+    """Pyro's, without the 1e-8 that it adds to every factor of the determinant."""
+
+    def dtanh_dx(self, x):
+        return super().dtanh_dx(x) - 1e-8 / (self.R().diagonal() * self.S().diagonal())
+
+
+def random_sylvester(vectors):
+    oracle = ExactSylvester(D, len(vectors))
+    for parameter in oracle.parameters():
+        parameter.data = torch.randn_like(parameter)
+    oracle.u_unnormed.data = vectors
+    return oracle
+
+
+def square_of(r, s, p):
+    """R above the diagonal, R~' below it, p on it."""
+    return (r.triu(1) + s.mT.tril(-1) + p.diag())[None, None]
+
+
+def check_matrices_of_sylvester():
+    """Q, R and R~ are Pyro's, for any reflections; the map is the paper's (see `check_sylvester`)."""
+    vectors, z = torch.randn(3, D), torch.randn(N, D)
+    oracle = random_sylvester(vectors).requires_grad_(False)
+    q, r, s = oracle.Q(z), oracle.R(), oracle.S()
+    numbers = [vectors, z, *oracle.parameters()]
+    expected = z + (q @ r @ (s @ q.T @ z.T + oracle.b[:, None]).tanh()).T
+
+    def found():
+        square = square_of(oracle.R_dense, oracle.S_dense, oracle.R_diag)
+        columns = Reflections(oracle.u_unnormed[None, None], D)
+        transform = SylvesterTransform(columns, square, oracle.S_diag[None, None, None], oracle.b[None, None, None])
+        return transform.call_and_ladj(z[:, None])[0][:, 0]
+
+    assert_agrees(expected, found, numbers)
+
+
+def check_sylvester():
+    """Pyro multiplies rows by matrices that are meant for columns: its map is z + R'Q' tanh(Q S'z + b).
+
+    The determinant that it returns is that of its map if Q is diagonal, here with reflections along axes. Then the map
+    is z + R' tanh(S'z + Qb), which is ours in the triangular form: R and R~ are R' and S' in the reverse order, and so
+    are the elements of every other transformation, those with Q = I.
+    """
+    oracles = [random_sylvester(torch.randn(2, 1) * torch.eye(D)[[0, k + 2]]) for k in range(2)]
+    z, total = torch.randn(N, D), torch.zeros(N)
+    point = z
+    for oracle, order in zip(oracles, (range(D)[::-1], range(D)), strict=True):
+        start = point[:, list(order)].detach()
+        mapped = oracle(start)
+        total = total + oracle.log_abs_det_jacobian(start, mapped)
+        point = mapped[:, list(order)]
+    rows = [
+        (
+            square_of(oracle.R_dense.mT.flip(0, 1), oracle.S_dense.mT.flip(0, 1), oracle.R_diag.flip(0)),
+            oracle.S_diag.flip(0)[None, None, None],
+            (oracle.Q(z) @ oracle.b).flip(0)[None, None, None],
+        )
+        for oracle in oracles
+    ]
+    square, q, b = (torch.cat(values).detach() for values in zip(*rows, strict=True))
+
+    def found():
+        return SylvesterTransform(Reversals(), square, q, b).call_and_ladj(z[:, None])
+
+    assert_agrees((point[:, None], total[:, None]), found, [square, q, b, z])
 
 
 class Outputs(nn.Module):
@@ -96,6 +166,8 @@ def check_splines():
 
 check_radial()
 check_householder()
+check_matrices_of_sylvester()
+check_sylvester()
 check_autoregressive("affine")
 check_autoregressive("stable")
 check_splines()
