@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from documents import anchors, code_block, code_spans, commands, read, section, table
 from dvc.cli import parse_args
-from examples import FLOW_SETTINGS, MODEL
 from ruamel.yaml import YAML
 
-import flowvae
 from benchmarks.__main__ import BENCHMARKS
-from flowvae.model.vae import VAEConfig
+from flowvae.data.arrays import SPLITS
+from flowvae.datasets.raw import RawArrays, RawDataset
+from flowvae.datasets.writing import Provenance, write_arrays
 from pipeline.__main__ import parse_options
 from pipeline.params.reading import check_params
 from pipeline.params.trees import value_at
@@ -207,16 +207,16 @@ def test_readme_names_what_the_library_requires():
 
 
 def test_readme_example_runs(tmp_path, monkeypatch):
-    flow = {"flow": "real_nvp", **FLOW_SETTINGS["real_nvp"][0]}
-    config = VAEConfig(model=MODEL, flow=flow, image_shape=(1, 28, 28))
-    flowvae.save(tmp_path / "models/real-nvp-5-0", flowvae.build_vae(config, seed=0), config)
-    (tmp_path / "data/prepared").mkdir(parents=True)
-    np.save(tmp_path / "data/prepared/test.npy", np.random.default_rng(0).integers(0, 2, (20, 1, 28, 28), np.uint8))
+    bits = np.random.default_rng(0).integers(0, 2, (90, 1, 28, 28), np.uint8)
+    images = {split: RawArrays.of(part) for split, part in zip(SPLITS, np.split(bits, 3), strict=True)}
+    dataset = RawDataset(images, np.zeros(30, np.uint8), dataset="bits", origin="here", split="thirds", processing=None)
+    provenance = Provenance("a test", "static", 0, dict.fromkeys(SPLITS, 0), None, None)
+    write_arrays(tmp_path / "data/prepared", dataset, lambda chunks, split: chunks, provenance)
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     exec(compile(code_block(section(README, "Use it from Python")), "README.md", "exec"), names)
-    assert names["elbo"].shape == (5, 8) and names["elbo"].isfinite().all()
-    assert names["reconstructions"].shape == (5, 8, 1, 28, 28)
+    assert names["log_likelihood"].shape == (64,) and names["log_likelihood"].isfinite().all()
+    assert names["images"].shape == (64, 1, 28, 28)
 
 
 def test_example_of_a_study_is_valid():

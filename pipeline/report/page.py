@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from flowvae.errors import InputError
 from pipeline import paths
 from pipeline.params.schema import InterpolationConfig, Params
-from pipeline.report import published, studies
+from pipeline.report import diagnostics, published, studies
 from pipeline.report.runs import ScoredRun
 from pipeline.report.studies import StudyResult
 from pipeline.report.table import Summary, markdown, protocol_text, variant_table
@@ -71,6 +71,12 @@ def markdown_page(report: Report) -> str:
             f"![Study {study.name}: each term against depth](figures/studies/{study.name}.png)",
             markdown(studies.HEADINGS, study.table()),
         ]
+    parts += [
+        "## Diagnostics",
+        diagnostics.NOTE,
+        "![Diagnostics](figures/diagnostics.png)",
+        markdown(diagnostics.HEADINGS, diagnostics.diagnostics_table(report.runs)),
+    ]
     if others := published.published_table(report.runs[0]):
         parts += ["## Published results", PUBLISHED_NOTE, markdown(published.HEADINGS, others)]
     return "\n\n".join(parts) + "\n"
@@ -94,6 +100,7 @@ def html_page(report: Report) -> str:
             "depth": data_uri(paths.FIGURES / "gains_against_depth.png"),
             "curves": data_uri(paths.FIGURES / "learning_curves.png"),
             "interpolation": data_uri(paths.FIGURES / "interpolation.png"),
+            "diagnostics": data_uri(paths.FIGURES / "diagnostics.png"),
         },
         interpolation=interpolation_caption(report.params.interpolation, report.params.seeds[0]),
         studies=[
@@ -103,6 +110,9 @@ def html_page(report: Report) -> str:
         study_caption=STUDY_CAPTION,
         study_headings=studies.HEADINGS,
         runs=[run_pictures(run) for run in report.runs],
+        diagnostics_note=diagnostics.NOTE,
+        diagnostics_headings=diagnostics.HEADINGS,
+        diagnostics=diagnostics.diagnostics_table(report.runs),
         published_headings=published.HEADINGS,
         published_note=PUBLISHED_NOTE,
         published=published.published_table(report.runs[0]),
@@ -111,10 +121,11 @@ def html_page(report: Report) -> str:
 
 def interpolation_caption(config: InterpolationConfig, seed: int) -> str:
     """What the figure of interpolation shows."""
+    space = ", in the space of the noise to which the prior's flow maps them" if config.space == "base" else ""
     return (
         f"Latent interpolation, {config.left} (left) beside {config.right} (right), seed {seed}. Each row has two real "
         f"test images at its ends, of different labels if the data have labels. Between them is the decoded "
-        f"{config.path} path between their posterior means, pushed through the flow."
+        f"{config.path} path between their posterior means, pushed through the posterior's flow{space}."
     )
 
 

@@ -23,6 +23,10 @@ PROTOCOL = {
     "training": {"batch_size"},
     "evaluation": {"num_elbo_samples", "num_importance_samples", "num_nll_images"},
 }  # what the report reads, by section
+DIAGNOSTICS = {
+    *("kl_per_dim", "posterior_ladj", "prior_ladj", "prior_gap", "round_trip", "nll_by_draws"),
+    "median_effective_samples",
+}
 CURVE_COLUMNS = ("epoch", "train_negative_elbo", "valid_negative_elbo")
 
 
@@ -36,6 +40,7 @@ class ScoredRun:
     protocol: Mapping[str, Any]
     curve: list[dict[str, float]]
     images: ImageScores
+    diagnostics: Mapping[str, Any]
 
     @property
     def name(self) -> str:
@@ -138,6 +143,7 @@ def read_run(params: Params, variant: str, seed: int) -> ScoredRun:
         protocol=protocol,
         curve=read_curve(paths.CURVES / f"{name}.csv"),
         images=read_image_scores(name, protocol),
+        diagnostics=read_diagnostics(paths.DIAGNOSTICS / f"{name}.json"),
     )
 
 
@@ -172,6 +178,18 @@ def read_protocol(path: Path) -> dict[str, Any]:
     if not isinstance(protocol.get("epochs"), int):
         raise InputError(f"{path}: epochs: expected a number, got {protocol.get('epochs')!r}; run dvc repro to fix it")
     return protocol
+
+
+def read_diagnostics(path: Path) -> dict[str, Any]:
+    """Read the diagnostics of a run and check that all are there.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    content = read_json(path)
+    if missing := DIAGNOSTICS - content.keys():
+        raise InputError(f"{path}: lacks {', '.join(sorted(missing))}; run dvc repro to fix it")
+    return content
 
 
 def read_curve(path: Path) -> list[dict[str, float]]:

@@ -6,6 +6,7 @@ from flowvae.data.arrays import read_metadata
 from pipeline import paths
 from pipeline.files import read_json, write_csv, write_text
 from pipeline.params.schema import Params
+from pipeline.report.figures.diagnostics import diagnostics_figure
 from pipeline.report.figures.study import study_figure
 from pipeline.report.figures.variants import gains_against_depth, learning_curves
 from pipeline.report.page import STUDY_FIGURES, Report, html_page, markdown_page
@@ -26,6 +27,7 @@ def run(params: Params) -> None:
     write_csv(paths.REPORTS / "results.csv", table, table[0])
     learning_curves(runs, paths.FIGURES / "learning_curves.png")
     gains_against_depth(rows, paths.FIGURES / "gains_against_depth.png")
+    diagnostics_figure(runs, paths.FIGURES / "diagnostics.png")
     STUDY_FIGURES.mkdir(parents=True, exist_ok=True)  # an output of the stage, even without studies
     for study in studies:
         study_figure(study, metadata, STUDY_FIGURES / f"{study.name}.png")

@@ -17,6 +17,7 @@ from flowvae.estimates import ImageScores
 from pipeline.params.reading import load_params
 from pipeline.pictures import GAP, TITLE_HEIGHT, as_ink, image_grid, with_titles, write_png
 from pipeline.report.columns import BOUND_GAIN, BY_NAME, COLUMNS, NLL_GAIN, REPORTED_METRICS, MetricColumn
+from pipeline.report.diagnostics import HEADINGS, diagnostics_table
 from pipeline.report.page import Report, markdown_page
 from pipeline.report.published import nll_cell, published_table
 from pipeline.report.runs import Flows, ScoredRun, first_difference, read_runs
@@ -61,6 +62,15 @@ GAINS = (BOUND_GAIN, NLL_GAIN)
 IMAGES = np.random.default_rng(0).normal(90, 20, 50)  # −ELBO of each test image, before it is shifted
 
 
+DIAGNOSTICS = {
+    "kl_per_dim": [1.0, 0.5],
+    "posterior_ladj": [0.25, 0.5],
+    "prior_ladj": [],
+    "prior_gap": 0.7,
+    "round_trip": None,
+    "nll_by_draws": {"1": 95.0, "10": 91.0, "200": 85.0},
+    "median_effective_samples": 12.34,
+}
 NO_FLOW = {"flow": "none", "num_transforms": 0}
 
 
@@ -72,7 +82,7 @@ def make_run(
     bounds, nll = (IMAGES - IMAGES.mean() + metrics[name] for name in ("negative_elbo_nats", "nll_nats"))
     scores = ImageScores(bounds, bounds - 30, np.full(50, 30.0), np.arange(50), nll, bounds, np.full(50, 9.0))
     protocol = PROTOCOL | {"variant": variant, "seed": seed, "posterior": settings, "prior": prior}
-    return ScoredRun(variant, seed, metrics, protocol, [], scores)
+    return ScoredRun(variant, seed, metrics, protocol, [], scores, DIAGNOSTICS)
 
 
 @pytest.mark.parametrize(
@@ -124,6 +134,21 @@ def test_summary_averages_over_seeds():
     assert [planar.values[name] for name in GAINS] == pytest.approx([1.5, 0.0], abs=1e-9)
     assert planar.values["negative_elbo_stderr"] == pytest.approx(0.2)  # over test images, which seeds share
     assert planar.values["parameters"] == 1_234_567
+
+
+@pytest.mark.parametrize(
+    ("round_trip", "text"),
+    [
+        (None, "–"),
+        ({"median": 1e-6, "worst": 2e-5, "lost": 0.0}, "2.0e-05"),
+        ({"median": 1e-3, "worst": None, "lost": 0.25}, "inf (25.0% lost)"),
+    ],
+)
+def test_diagnostics(round_trip, text):
+    run = dataclasses.replace(make_run("planar-4"), diagnostics=DIAGNOSTICS | {"round_trip": round_trip})
+    (cells,) = diagnostics_table([run])
+    assert cells == ["planar-4-0", "0.70", "0.75", "–", "12.3 of 200", "10: 91.00, 200: 85.00", text]
+    assert len(cells) == len(HEADINGS)
 
 
 def test_one_seed_has_no_spread():
@@ -236,7 +261,7 @@ def test_pages_tables_have_no_stray_bars(reproduced, monkeypatch):
     runs, metadata = read_runs(params), read_metadata(reproduced.folder / "data/prepared")
     page = markdown_page(Report(params, runs, summarize(runs, "vae"), read_studies(params, metadata)))
     tables = [block.splitlines() for block in page.split("\n\n") if block.startswith("| ")]
-    assert len(tables) == 2 + len(params.studies)  # variants, each study, published results
+    assert len(tables) == 3 + len(params.studies)  # variants, each study, diagnostics, published results
     for lines in tables:
         assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
     assert page == (reproduced.folder / "reports/results.md").read_text()

@@ -2,8 +2,8 @@
 
 import tempfile
 
+import pytest
 import torch
-import zuko
 from tolerances import assert_agrees, assert_close, assert_round_trip, size_of
 from zuko.distributions import DiagNormal, NormalizingFlow
 from zuko.flows import MAF, NICE, NSF
@@ -66,12 +66,8 @@ def check_file(vae, prior):
         vae.save(folder)
         loaded = flowvae.load(folder, **own_modules(prior))
         assert torch.equal(log_probs(loaded), log_probs(vae)) and log_probs(vae).dtype == torch.float64
-        try:
+        with pytest.raises(InputError, match="posterior, prior"):
             flowvae.load(folder)
-        except InputError as error:
-            assert "posterior, prior" in str(error)
-        else:
-            raise AssertionError("loaded without its modules")
 
 
 for prior in (MAF, NICE, NSF):
@@ -79,5 +75,4 @@ for prior in (MAF, NICE, NSF):
     check_prior(vae)
     check_posterior(vae)
     check_file(vae, prior)
-assert hasattr(torch.distributions.Transform, "call_and_ladj"), f"zuko {zuko.__version__} no longer patches torch"
 print("agrees")

@@ -1,0 +1,51 @@
+"""Diagnostics of each run: how good its prior and its importance samples are, and what its flows do."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.report.columns import ABSENT
+from pipeline.report.runs import ScoredRun
+
+HEADINGS = (
+    *("run", "gap to the prior", "ln|det|, posterior", "ln|det|, prior", "effective draws", "NLL from"),
+    "round trip",
+)
+NOTE = (
+    "In nats, as means over the test images, with one draw per image. Gap to the prior: a lower bound on how far the "
+    "aggregated posterior is from the prior, which samples miss. ln|det|: sum over the transformations of each flow; "
+    "in the figure, KL of a dimension is without them. Effective draws: the median of those behind NLL; where few are "
+    "effective, NLL is an upper bound that is not tight. Beside it NLL from fewer draws. Round trip: the worst error "
+    "of noise that the prior's flow maps to latents and back, in standard deviations."
+)
+FEW_SHOWN = (10, 50)  # numbers of draws for which the table shows NLL, beside all
+
+
+def diagnostics_table(runs: Sequence[ScoredRun]) -> list[list[str]]:
+    """Cells under HEADINGS, one line per run."""
+    return [line(run.name, run.diagnostics) for run in runs]
+
+
+def line(name: str, values: Mapping[str, Any]) -> list[str]:
+    """The cells of one run."""
+    sums = [f"{sum(values[key]):.2f}" if values[key] else ABSENT for key in ("posterior_ladj", "prior_ladj")]
+    by_draws = {int(count): nll for count, nll in values["nll_by_draws"].items()}
+    shown = [*(count for count in FEW_SHOWN if count in by_draws and count < max(by_draws)), max(by_draws)]
+    nll = ", ".join(f"{count}: {by_draws[count]:.2f}" for count in shown)
+    gap = values["prior_gap"]
+    return [
+        name,
+        ABSENT if gap is None else f"{gap:.2f}",
+        *sums,
+        f"{values['median_effective_samples']:.1f} of {max(by_draws)}",
+        nll,
+        round_trip_cell(values["round_trip"]),
+    ]
+
+
+def round_trip_cell(trip: Mapping[str, float | None] | None) -> str:
+    """The worst error, and how many samples do not return."""
+    if trip is None:
+        return ABSENT
+    worst = math.inf if trip["worst"] is None else trip["worst"]
+    return f"{worst:.1e}" + (f" ({trip['lost']:.1%} lost)" if trip["lost"] else "")

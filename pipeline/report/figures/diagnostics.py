@@ -1,0 +1,41 @@
+"""The figure of diagnostics: NLL against the number of draws, KL per dimension, and the work of each transformation."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from pipeline.report.figures.style import report_style, save_png
+from pipeline.report.figures.variants import variant_colors
+from pipeline.report.runs import ScoredRun
+
+LADJ = {"posterior_ladj": "-", "prior_ladj": "--"}  # line styles
+
+
+def diagnostics_figure(runs: Sequence[ScoredRun], path: Path) -> None:
+    """Draw the diagnostics of the first seed of every variant."""
+    first = [run for run in runs if run.seed == runs[0].seed]
+    colors = variant_colors(first)
+    with report_style():
+        figure, panels = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
+        for run in first:
+            draw_run(panels, run, colors[run.variant])
+        panels[0].set(xscale="log", xlabel="draws per image", ylabel="NLL (nats)")
+        panels[1].set(xlabel="latent dimension, sorted", ylabel="KL of the dimension (nats)")
+        panels[2].set(xlabel="transformation", ylabel="ln|det| (nats)")
+        panels[2].xaxis.set_major_locator(MaxNLocator(integer=True))
+        panels[2].set_title("solid: posterior, dashed: prior", fontsize=9)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
+        save_png(figure, path)
+
+
+def draw_run(panels: Sequence[Axes], run: ScoredRun, color: tuple[float, ...] | str) -> None:
+    """Draw one run in all panels."""
+    by_draws = {int(count): nll for count, nll in run.diagnostics["nll_by_draws"].items()}
+    panels[0].plot(list(by_draws), list(by_draws.values()), color=color, linewidth=1.2, label=run.variant)
+    panels[1].plot(sorted(run.diagnostics["kl_per_dim"], reverse=True), color=color, linewidth=1.2)
+    for name, style in LADJ.items():
+        values = run.diagnostics[name]
+        panels[2].plot(range(1, len(values) + 1), values, style, color=color, marker=".", linewidth=1)
