@@ -106,8 +106,8 @@ def diagnostics_content(diagnostics: Diagnostics, evaluation: Evaluation) -> dic
 
 
 def finite(value: float) -> float | None:
-    """A number with five digits after the point; None for one that JSON cannot hold."""
-    return round(value, 5) if math.isfinite(value) else None
+    """A number with six significant digits; None for one that JSON cannot hold."""
+    return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ def diagnostics_figure(runs: Sequence[ScoredRun], path: Path) -> None:
         figure, panels = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
         for run in first:
             draw_run(panels, run, colors[run.variant])
-        panels[0].set(xscale="log", xlabel="draws per image", ylabel="NLL (nats)")
+        panels[0].set(xscale="log", xlabel="draws per image", ylabel="NLL above that of all draws (nats)")
         panels[1].set(xlabel="latent dimension, sorted", ylabel="KL of the dimension (nats)")
         panels[2].set(xlabel="transformation", ylabel="ln|det| (nats)")
         panels[2].xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -34,7 +34,8 @@ def diagnostics_figure(runs: Sequence[ScoredRun], path: Path) -> None:
 def draw_run(panels: Sequence[Axes], run: ScoredRun, color: tuple[float, ...] | str) -> None:
     """Draw one run in all panels."""
     by_draws = {int(count): nll for count, nll in run.diagnostics["nll_by_draws"].items()}
-    panels[0].plot(list(by_draws), list(by_draws.values()), color=color, linewidth=1.2, label=run.variant)
+    excess = [nll - by_draws[max(by_draws)] for nll in by_draws.values()]
+    panels[0].plot(list(by_draws), excess, color=color, linewidth=1.2, label=run.variant)
     panels[1].plot(sorted(run.diagnostics["kl_per_dim"], reverse=True), color=color, linewidth=1.2)
     for name, style in LADJ.items():
         values = run.diagnostics[name]

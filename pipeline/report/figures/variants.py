@@ -97,7 +97,7 @@ def variant_colors(runs: Sequence[ScoredRun]) -> dict[str, tuple[float, ...] | s
         members = [run for run in runs if run.flows.label == family]
         depths = sorted({run.flows.depth for run in members})
         for run in members:
-            shade = 0.4 + 0.55 * depths.index(run.flows.depth) / max(1, len(depths) - 1)
+            shade = 0.4 + 0.55 * depths.index(run.flows.depth) / (len(depths) - 1) if len(depths) > 1 else 0.75
             colors[run.variant] = plt.get_cmap(COLORMAPS[i % len(COLORMAPS)])(shade)
     return colors
 

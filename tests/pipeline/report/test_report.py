@@ -147,7 +147,7 @@ def test_summary_averages_over_seeds():
 def test_diagnostics(round_trip, text):
     run = dataclasses.replace(make_run("planar-4"), diagnostics=DIAGNOSTICS | {"round_trip": round_trip})
     (cells,) = diagnostics_table([run])
-    assert cells == ["planar-4-0", "0.70", "0.75", "–", "12.3 of 200", "10: 91.00, 200: 85.00", text]
+    assert cells == ["planar-4-0", "0.70", "0.75", "–", "12.3 of 200", "10: +6.00", text]
     assert len(cells) == len(HEADINGS)
 
 
