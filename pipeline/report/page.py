@@ -13,7 +13,7 @@ from pipeline.params.schema import InterpolationConfig, Params
 from pipeline.report import diagnostics, published, studies
 from pipeline.report.runs import ScoredRun
 from pipeline.report.studies import StudyResult
-from pipeline.report.table import Summary, markdown, protocol_text, variant_table
+from pipeline.report.table import Summary, markdown, protocol_text, unproven, variant_table
 
 TEMPLATES = Path(__file__).parent
 STUDY_FIGURES = paths.FIGURES / "studies"
@@ -59,6 +59,7 @@ def markdown_page(report: Report) -> str:
         f"# {report.params.report.title}",
         *([f"> **{report.banner}**"] if report.banner else []),
         markdown(*variant_table(report.runs, report.rows)),
+        unproven(report.rows, report.params.report.reference),
         report.protocol,
         "![Gains in −ELBO and NLL against depth](figures/gains_against_depth.png)",
         "![Interpolation](figures/interpolation.png)",
@@ -95,6 +96,7 @@ def html_page(report: Report) -> str:
             {"cells": line, "best": row.values["negative_elbo_nats"] == best}
             for line, row in zip(cells, report.rows, strict=True)
         ],
+        unproven=unproven(report.rows, report.params.report.reference),
         protocol=report.protocol,
         images={
             "depth": data_uri(paths.FIGURES / "gains_against_depth.png"),

@@ -6,10 +6,12 @@ from statistics import mean, stdev
 
 from flowvae.data.arrays import pixel_text
 from flowvae.estimates import paired_gains
-from pipeline.report.columns import BOUND_GAIN, NLL_GAIN, REPORTED_METRICS, shown
+from pipeline.report.columns import BOUND_GAIN, BY_NAME, NLL_GAIN, REPORTED_METRICS, shown
 from pipeline.report.runs import Flows, ScoredRun
 
 BOUND = "negative_elbo_nats"
+GAINS = (BOUND_GAIN, NLL_GAIN)
+SURE_ERRORS = 2  # standard errors above 0 of a gain that counts as one
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def summary(group: Sequence[ScoredRun], references: Sequence[ScoredRun]) -> Summ
     values = {name: mean(run.metrics[name] for run in group) for name in REPORTED_METRICS}
     if first.variant != references[0].variant:
         gains = paired_gains(*([run.images for run in runs] for runs in (references, group)))
-        for name, gain in zip((BOUND_GAIN, NLL_GAIN), gains, strict=True):
+        for name, gain in zip(GAINS, gains, strict=True):
             values |= {name: gain.value, f"{name}_stderr": gain.stderr}
     spread = stdev(bounds) if len(bounds) > 1 else None
     return Summary(first.variant, first.flows, values, spread)
@@ -64,6 +66,24 @@ def variant_table(runs: Sequence[ScoredRun], rows: Iterable[Summary]) -> tuple[l
         for row in rows
     ]
     return headings, cells
+
+
+def unproven(rows: Sequence[Summary], reference: str) -> str:
+    """One sentence: which variants do not beat the reference, as far as the test images tell."""
+    exceptions = []
+    for row in rows:
+        missed = [BY_NAME[gain].heading.removeprefix("gain in ") for gain in GAINS if not is_sure(row.values, gain)]
+        if missed and row.variant != reference:
+            exceptions.append(f"{row.variant} ({' and '.join(missed)})")
+    return (
+        f"Every variant beats {reference} by more than {SURE_ERRORS} standard errors of the paired difference, in "
+        f"−ELBO and in NLL{', except ' if exceptions else ''}{', '.join(exceptions)}."
+    )
+
+
+def is_sure(values: Mapping[str, float], gain: str) -> bool:
+    """Whether a gain is positive by more than SURE_ERRORS standard errors."""
+    return gain in values and values[gain] > SURE_ERRORS * values[f"{gain}_stderr"]
 
 
 def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -71,6 +71,25 @@ def test_interpolate_decodes_the_pushed_means(path, family):
         assert_agrees(mean, lambda images=images: pushed_mean(images), list(vae.parameters()))
 
 
+PRIOR = {"flow": "real_nvp", "num_transforms": 2, "hidden_features": [5]}
+
+
+def test_a_path_in_the_space_of_the_noise():
+    """Its ends are those of the path in the latent space, its middle is not; without a flow both are the same."""
+    start, end = (random(seed, 3, 1, 4, 4).sign().relu() for seed in (0, 1))
+    vae = tiny_vae(prior=PRIOR, std=1.0).eval()
+    latent, base = (interpolate(vae, start, end, 3, "linear", space) for space in ("latent", "base"))
+    assert torch.allclose(latent[[0, -1]], base[[0, -1]], atol=1e-9)
+    assert (latent[1] - base[1]).abs().max() > 1e-4
+    with torch.no_grad():
+        ends = [vae.prior.to_noise(vae.posterior(x).push_loc()) for x in (start, end)]
+        middle = vae.likelihood(vae.prior.from_noise(sum(ends) / 2)).mean
+    assert torch.allclose(base[1], middle, atol=1e-9)
+    plain = tiny_vae().eval()
+    paths = [interpolate(plain, start, end, 3, "spherical", space) for space in ("latent", "base")]
+    assert torch.equal(*paths)
+
+
 def pairs_of(labels, num_pairs, seed=0):
     return different_label_pairs(torch.as_tensor(labels), num_pairs, torch.Generator().manual_seed(seed))
 

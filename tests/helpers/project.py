@@ -167,6 +167,7 @@ def shrink(params: Any) -> None:
     params["variants"] = {
         name: unshared({"posterior": posterior, "prior": NO_FLOW}) for name, posterior in posteriors.items()
     }
+    params["variants"]["planar-4"]["prior"] = unshared(REAL_NVP | {"context": False})
     params["seeds"] = [0]
     params["model"]["latent_shape"] = [4]
     params["model"]["encoder"].update(channels=[2, 2], hidden_features=[8], context_features=2)

@@ -126,8 +126,8 @@ def test_page_is_complete_and_self_contained(reproduced):
     page.feed((reproduced.folder / "reports/index.html").read_text())
     page.close()
     assert page.open == []
-    assert page.tags.count("img") == 3 + len(STUDIES) + 2 * len(RUNS) == len(page.addresses)
-    assert page.tags.count("table") == 2 + len(STUDIES)  # of variants, and of published results
+    assert page.tags.count("img") == 4 + len(STUDIES) + 2 * len(RUNS) == len(page.addresses)
+    assert page.tags.count("table") == 3 + len(STUDIES)  # of variants, and of published results
     assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
     assert not {"script", "link", "iframe"} & set(page.tags)
     assert "url(" not in (reproduced.folder / "reports/index.html").read_text()

@@ -22,7 +22,7 @@ from pipeline.report.page import Report, markdown_page
 from pipeline.report.published import nll_cell, published_table
 from pipeline.report.runs import Flows, ScoredRun, first_difference, read_runs
 from pipeline.report.studies import read_studies
-from pipeline.report.table import markdown, protocol_text, summarize, variant_table
+from pipeline.report.table import markdown, protocol_text, summarize, unproven, variant_table
 from pipeline.scores import metric_names
 
 PROTOCOL = {
@@ -149,6 +149,15 @@ def test_diagnostics(round_trip, text):
     (cells,) = diagnostics_table([run])
     assert cells == ["planar-4-0", "0.70", "0.75", "–", "12.3 of 200", "10: +6.00", text]
     assert len(cells) == len(HEADINGS)
+
+
+def test_variants_that_are_not_surely_better_are_named():
+    better = make_run("b", 0, "planar", 4, negative_elbo_nats=88.0, nll_nats=84.0)
+    mixed = make_run("c", 0, "planar", 8, negative_elbo_nats=88.0, nll_nats=86.0)
+    rows = summarize([make_run(), better], "vae")
+    assert unproven(rows, "vae").endswith("in −ELBO and in NLL.")
+    rows = summarize([make_run(), better, mixed, make_run("d")], "vae")
+    assert unproven(rows, "vae").endswith("in −ELBO and in NLL, except c (NLL), d (−ELBO and NLL).")
 
 
 def test_one_seed_has_no_spread():
