@@ -11,7 +11,7 @@ from torch.nn.functional import logsigmoid
 from flowvae.config import PositiveFloat, PositiveInt
 from flowvae.model.flows.autoregressive_stack import AutoregressiveFlow, AutoregressiveStack
 from flowvae.model.flows.family import FlowConfig
-from flowvae.model.transforms import affine, affine_inv, bounded
+from flowvae.model.transforms import affine, affine_inv
 
 Gate = Literal["affine", "stable"]
 
@@ -52,11 +52,12 @@ class AffineAutoregressive(AutoregressiveStack):
     """y_d = z_d exp(log-scale_d) + shift_d, both functions of the elements before d; ln|det| is the sum of log-scales.
 
     A gate computes them from the net's s and m, of which s is bounded as in a coupling:
-    log_scale_bound * tanh(s / log_scale_bound). With both gates log_scale_bound is a bound on |log-scale|.
+    log_scale_bound * tanh(s / log_scale_bound). The net's scales include the division. With both gates log_scale_bound
+    is a bound on |log-scale|.
 
     Args:
-        nets: with two outputs per element, raw s and m.
-        context_terms, degrees, gain: as for `AutoregressiveStack`.
+        nets: with two outputs per element, raw s / log_scale_bound and m.
+        context_terms, degrees: as for `AutoregressiveStack`.
         log_scale_bound: bound on |s|.
         gate: "affine" (`affine_gate`) or "stable" (`stable_gate`).
     """
@@ -66,11 +67,10 @@ class AffineAutoregressive(AutoregressiveStack):
         nets: Sequence[nn.Module],
         context_terms: Sequence[Tensor | None],
         degrees: Tensor,
-        gain: float,
         log_scale_bound: float,
         gate: Gate,
     ) -> None:
-        super().__init__(nets, context_terms, degrees, gain)
+        super().__init__(nets, context_terms, degrees)
         self.log_scale_bound, self.gate = log_scale_bound, GATES[gate]
 
     def move(self, parameters: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,8 +82,8 @@ class AffineAutoregressive(AutoregressiveStack):
         return affine_inv(z, log_scale, shift), -log_scale
 
     def _scale_and_shift(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        raw, m = parameters.movedim(-1, 0).unbind()
-        return self.gate(bounded(raw, self.log_scale_bound), m)
+        raw, m = parameters.unbind(-2)
+        return self.gate(self.log_scale_bound * raw.tanh(), m)
 
 
 class AffineAutoregressiveFlow(AutoregressiveFlow):
@@ -111,10 +111,10 @@ class AffineAutoregressiveFlow(AutoregressiveFlow):
             num_transforms=num_transforms,
             hidden_features=hidden_features,
             context=context,
-            num_outputs=2,
+            scales=(1 / log_scale_bound, 1.0),
         )
         self.log_scale_bound, self.gate = log_scale_bound, gate
 
     def forward(self, context: Tensor) -> AffineAutoregressive:
         terms = self.context_terms(context)
-        return AffineAutoregressive(list(self.nets), terms, self.degrees, self.gain, self.log_scale_bound, self.gate)
+        return AffineAutoregressive(list(self.nets), terms, self.degrees, self.log_scale_bound, self.gate)

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from copy import copy
+from functools import reduce
 from math import prod
 
 import torch
@@ -22,25 +23,22 @@ class AutoregressiveStack(Transform):
     K D passes.
 
     Args:
-        nets: one per transformation; (z, context term) -> parameters of f, shape (*sample_shape, batch, D, outputs).
+        nets: one per transformation; (z, context term) -> parameters of f, shape (*sample_shape, batch, outputs, D).
         context_terms: one per net (`flowvae.model.networks.context_terms`).
         degrees: positions of the elements in the order of each transformation, from 1 to D, shape (K, D).
-        gain: factor by which the nets' outputs are multiplied.
     """
 
     has_inverse = True
 
-    def __init__(
-        self, nets: Sequence[nn.Module], context_terms: Sequence[Tensor | None], degrees: Tensor, gain: float
-    ) -> None:
-        self.nets, self.context_terms, self.degrees, self.gain = nets, context_terms, degrees, gain
+    def __init__(self, nets: Sequence[nn.Module], context_terms: Sequence[Tensor | None], degrees: Tensor) -> None:
+        self.nets, self.context_terms, self.degrees = nets, context_terms, degrees
 
     def _call_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        log_slopes = torch.zeros_like(z)  # summed over transformations
+        log_slopes: list[Tensor] = []
         for k in range(len(self.nets)):
             z, log_slope = self.move(self._output(k, z), z)
-            log_slopes = log_slopes + log_slope
-        return z, log_slopes.sum(-1)
+            log_slopes.append(log_slope)
+        return z, reduce(torch.add, log_slopes).sum(-1)
 
     def _inv_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
         ladj = torch.zeros(z.shape[:-1], dtype=z.dtype, device=z.device)
@@ -54,7 +52,7 @@ class AutoregressiveStack(Transform):
         known = torch.zeros_like(z)  # 0 for the elements still to come
         log_slopes: list[Tensor] = []
         for index in self.degrees[k].argsort().split(1):
-            parameters = self._output(k, known).index_select(-2, index)
+            parameters = self._output(k, known).index_select(-1, index)
             element, log_slope = self.move_back(parameters, z.index_select(-1, index))
             known = known.index_copy(-1, index, element)
             log_slopes.append(log_slope)
@@ -70,11 +68,11 @@ class AutoregressiveStack(Transform):
         return stack
 
     def _output(self, k: int, z: Tensor) -> Tensor:
-        return self.gain * self.nets[k](z, self.context_terms[k])
+        return self.nets[k](z, self.context_terms[k])
 
     @abstractmethod
     def move(self, parameters: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """f(z) and ln of its slope for each element; parameters (*sample_shape, batch, D, outputs)."""
+        """f(z) and ln of its slope for each element; parameters (*sample_shape, batch, outputs, D)."""
 
     @abstractmethod
     def move_back(self, parameters: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,7 +90,7 @@ class AutoregressiveFlow(Flow):
         num_transforms: K.
         hidden_features: widths of the hidden layers.
         context: whether the nets depend on the encoder's context.
-        num_outputs: parameters per element.
+        scales: factors of the parameters of each element, one per parameter, beside 1 / sqrt(K).
     """
 
     degrees: Tensor
@@ -105,17 +103,17 @@ class AutoregressiveFlow(Flow):
         num_transforms: int,
         hidden_features: Sequence[int],
         context: bool,
-        num_outputs: int,
+        scales: Sequence[float],
     ) -> None:
         super().__init__()
         self.context_features = context_features if context else 0
         order = 1 + torch.arange(prod(latent_shape))
         orders = [order if k % 2 == 0 else order.flip(0) for k in range(num_transforms)]
         self.register_buffer("degrees", torch.stack(orders), persistent=False)
+        scales = [scale * num_transforms**-0.5 for scale in scales]
         self.nets = nn.ModuleList(
-            MaskedMLP(degrees, hidden_features, num_outputs, self.context_features) for degrees in orders
+            MaskedMLP(degrees, hidden_features, len(scales), self.context_features, scales=scales) for degrees in orders
         )
-        self.gain = num_transforms**-0.5
 
     def context_terms(self, context: Tensor) -> Sequence[Tensor | None]:
         """The contribution of a context, shape (batch, context_features), to each net."""

@@ -28,7 +28,7 @@ class SplineAutoregressive(AutoregressiveStack):
 
     Args:
         nets: with 3 num_bins - 1 outputs per element.
-        context_terms, degrees, gain: as for `AutoregressiveStack`.
+        context_terms, degrees: as for `AutoregressiveStack`.
         bound: of the splines.
     """
 
@@ -37,17 +37,16 @@ class SplineAutoregressive(AutoregressiveStack):
         nets: Sequence[nn.Module],
         context_terms: Sequence[Tensor | None],
         degrees: Tensor,
-        gain: float,
         bound: float,
     ) -> None:
-        super().__init__(nets, context_terms, degrees, gain)
+        super().__init__(nets, context_terms, degrees)
         self.bound = bound
 
     def move(self, parameters: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        return spline(parameters, z, self.bound)
+        return spline(parameters.mT, z, self.bound)
 
     def move_back(self, parameters: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        return spline_inv(parameters, z, self.bound)
+        return spline_inv(parameters.mT, z, self.bound)
 
 
 class SplineAutoregressiveFlow(AutoregressiveFlow):
@@ -76,10 +75,10 @@ class SplineAutoregressiveFlow(AutoregressiveFlow):
             num_transforms=num_transforms,
             hidden_features=hidden_features,
             context=context,
-            num_outputs=num_parameters(num_bins),
+            scales=(1.0,) * num_parameters(num_bins),
         )
         self.bound = bound
 
     def forward(self, context: Tensor) -> SplineAutoregressive:
         terms = self.context_terms(context)
-        return SplineAutoregressive(list(self.nets), terms, self.degrees, self.gain, self.bound)
+        return SplineAutoregressive(list(self.nets), terms, self.degrees, self.bound)

@@ -5,30 +5,36 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import linear, silu
 
 from flowvae.model.networks.weight_norm import zero_layer
 
 
 class MaskedLinear(nn.Linear):
-    """A linear layer without the connections where a mask is 0.
+    """A linear layer without the connections where a mask is 0: y = scale * ((weight * mask) x + bias).
 
     Args:
-        mask: 1 where an output may depend on an input, shape (out, in).
+        mask: 1 where an output may depend on an input, shape (out, in). The buffer `mask` is this times the scale, so
+            that both take one product with the weights, and none with the outputs, of which a batch has more numbers.
         bias: whether outputs have one.
+        scale: factor by which each output is multiplied, shape (out,); None for 1.
     """
 
     mask: Tensor
+    scale: Tensor | None
 
-    def __init__(self, mask: Tensor, *, bias: bool = True) -> None:
+    def __init__(self, mask: Tensor, *, bias: bool = True, scale: Tensor | None = None) -> None:
         super().__init__(mask.shape[1], mask.shape[0], bias=bias)
-        self.register_buffer("mask", mask.to(self.weight.dtype), persistent=False)
+        mask = mask.to(self.weight.dtype)
+        self.register_buffer("scale", scale, persistent=False)
+        self.register_buffer("mask", mask if scale is None else scale[:, None] * mask, persistent=False)
         with torch.no_grad():  # each output keeps the scale that it has with all connections
-            share = self.mask.mean(1, keepdim=True).clamp_min(1 / mask.shape[1])
-            self.weight.mul_(self.mask * share.rsqrt())
+            share = mask.mean(1, keepdim=True).clamp_min(1 / mask.shape[1])
+            self.weight.mul_(mask * share.rsqrt())
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight * self.mask, self.bias)
+        scale, bias = self.scale, self.bias
+        return linear(x, self.weight * self.mask, bias if bias is None or scale is None else bias * scale)
 
 
 class MaskedMLP(nn.Module):
@@ -45,32 +51,40 @@ class MaskedMLP(nn.Module):
         hidden_features: widths of the hidden layers; at least one.
         num_outputs: outputs per input.
         context_features: size of the context; 0 for none. It enters the first layer, as in `MLP`.
+        scales: factors by which each of the outputs of an input is multiplied; None for 1.
     """
 
     def __init__(
-        self, degrees: Tensor, hidden_features: Sequence[int], num_outputs: int, context_features: int = 0
+        self,
+        degrees: Tensor,
+        hidden_features: Sequence[int],
+        num_outputs: int,
+        context_features: int = 0,
+        *,
+        scales: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         dim, lowest = len(degrees), 0 if context_features else min(1, len(degrees) - 1)
         hidden = hidden_degrees(lowest, dim, hidden_features)
-        outputs = degrees.repeat_interleave(num_outputs)
+        outputs = degrees.repeat(num_outputs)
+        scale = None if scales is None else torch.tensor(scales).repeat_interleave(dim)
         self.first = MaskedLinear(hidden[0][:, None] >= degrees)
         self.context = nn.Linear(context_features, hidden_features[0], bias=False) if context_features else None
-        layers: list[nn.Module] = []
-        for before, after in pairwise(hidden):
-            layers += [nn.SiLU(), MaskedLinear(after[:, None] >= before)]
-        self.rest = nn.Sequential(*layers, nn.SiLU(), MaskedLinear(outputs[:, None] > hidden[-1]))
-        self.direct = MaskedLinear(outputs[:, None] > degrees, bias=False)
+        layers = [MaskedLinear(after[:, None] >= before) for before, after in pairwise(hidden)]
+        self.rest = nn.ModuleList([*layers, MaskedLinear(outputs[:, None] > hidden[-1], scale=scale)])
+        self.direct = MaskedLinear(outputs[:, None] > degrees, bias=False, scale=scale)
         self.num_outputs = num_outputs
         zero_layer(self.rest[-1])
         nn.init.zeros_(self.direct.weight)
 
     def forward(self, z: Tensor, context_term: Tensor | None = None) -> Tensor:
-        """z (*sample_shape, batch, D), context_term (batch, first hidden) -> (*sample_shape, batch, D, outputs)."""
+        """z (*sample_shape, batch, D), context_term (batch, first hidden) -> (*sample_shape, batch, outputs, D)."""
         hidden = self.first(z)
         if context_term is not None:
             hidden = hidden + context_term
-        return (self.rest(hidden) + self.direct(z)).unflatten(-1, (-1, self.num_outputs))
+        for layer in self.rest:
+            hidden = layer(silu(hidden))
+        return hidden.add_(self.direct(z)).unflatten(-1, (self.num_outputs, -1))
 
 
 def hidden_degrees(lowest: int, dim: int, widths: Sequence[int]) -> list[Tensor]:

@@ -241,10 +241,10 @@ def signed_areas(corners):
 def test_density_of_the_samples_integrates_to_one(family, settings):
     """Sum q_K(z_K) over the areas of the mapped cells of a grid, which needs no inverse.
 
-    The tolerance is for the grid: the midpoint rule and straight edges are off by O(width^2), 0.08^2 here.
+    The tolerance is for the grid: the midpoint rule and straight edges are off by O(width^2), 0.03^2 here.
     """
     posterior = posterior_in_the_plane(shared(family, settings, (2,)))
-    noise = grid((-6, -6), (6, 6), 151)
+    noise = grid((-6, -6), (6, 6), 401)
     corners = posterior.rsample_and_log_prob(noise.reshape(-1, 1, 2))[0].reshape(noise.shape)
     areas = signed_areas(corners)
     assert (areas > 0).all()  # nothing is folded over

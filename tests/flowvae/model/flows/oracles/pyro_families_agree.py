@@ -14,7 +14,6 @@ from flowvae.model.flows.orthogonal import Reflections, Reversals
 from flowvae.model.flows.radial import RadialTransform
 from flowvae.model.flows.spline import knots_of, num_parameters, spline, spline_inv
 from flowvae.model.flows.sylvester import SylvesterTransform
-from flowvae.model.transforms import bounded
 
 torch.manual_seed(0)
 torch.set_default_dtype(torch.float64)
@@ -123,8 +122,8 @@ class Outputs(nn.Module):
         self.permutation = flow.degrees[k].argsort().tolist()
 
     def forward(self, z):
-        raw, m = (self.flow.gain * self.flow.nets[self.k](z)).unbind(-1)
-        return m * at_start(self.flow.gate), bounded(raw, self.flow.log_scale_bound)
+        raw, m = self.flow.nets[self.k](z).unbind(-2)
+        return m * at_start(self.flow.gate), self.flow.log_scale_bound * raw.tanh()
 
 
 def at_start(gate):

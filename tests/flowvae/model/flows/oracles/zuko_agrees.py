@@ -22,7 +22,6 @@ from flowvae.model.flows.real_nvp import RealNVP
 from flowvae.model.flows.spline import knots_of, num_parameters
 from flowvae.model.flows.spline_autoregressive import SplineAutoregressive, SplineAutoregressiveFlow
 from flowvae.model.flows.spline_coupling import SplineCoupling, SplineCouplings
-from flowvae.model.transforms import bounded
 
 torch.manual_seed(0)
 torch.set_default_dtype(torch.float64)
@@ -50,11 +49,11 @@ def zuko_autoregressive(stack, k):
     """Return the k-th transformation, of which zuko computes the inverse."""
 
     def meta(z):
-        output = stack.gain * stack.nets[k](z, stack.context_terms[k])
+        output = stack.nets[k](z, stack.context_terms[k])
         if isinstance(stack, SplineAutoregressive):
-            return spline_of(output)
-        raw, m = output.unbind(-1)
-        return affine_of(*stack.gate(bounded(raw, stack.log_scale_bound), m))
+            return spline_of(output.mT)
+        raw, m = output.unbind(-2)
+        return affine_of(*stack.gate(stack.log_scale_bound * raw.tanh(), m))
 
     return AutoregressiveTransform(meta, passes=D)
 
