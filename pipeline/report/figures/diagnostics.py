@@ -5,9 +5,8 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
-from pipeline.report.figures.style import report_style, save_png
+from pipeline.report.figures.style import depth_axis, report_style, save_png
 from pipeline.report.figures.variants import variant_colors
 from pipeline.report.runs import ScoredRun
 
@@ -24,11 +23,16 @@ def diagnostics_figure(runs: Sequence[ScoredRun], path: Path) -> None:
             draw_run(panels, run, colors[run.variant])
         panels[0].set(xscale="log", xlabel="draws per image", ylabel="NLL above that of all draws (nats)")
         panels[1].set(xlabel="latent dimension, sorted", ylabel="KL of the dimension (nats)")
+        depth_axis(panels[2], {depth for run in first for depth in lengths(run)})
         panels[2].set(xlabel="transformation", ylabel="ln|det| (nats)")
-        panels[2].xaxis.set_major_locator(MaxNLocator(integer=True))
         panels[2].set_title("solid: posterior, dashed: prior", fontsize=9)
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
         save_png(figure, path)
+
+
+def lengths(run: ScoredRun) -> set[int]:
+    """The first transformation, and the last of each flow."""
+    return {1, *(len(run.diagnostics[name]) for name in LADJ if run.diagnostics[name])}
 
 
 def draw_run(panels: Sequence[Axes], run: ScoredRun, color: tuple[float, ...] | str) -> None:
