@@ -26,7 +26,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measuring import Entry, elapsed, entry
-from flowvae.model.vae import VAEConfig, build_vae
+from flowvae.model.settings import VAEConfig
+from flowvae.model.vae import build_vae
 from flowvae.training.config import TrainingConfig
 from flowvae.training.gradients import backward, clip_gradients
 from flowvae.training.workers import SingleWorker
@@ -88,15 +89,17 @@ def models() -> dict[str, VAEConfig]:
     """The default model, and a model of the size that 32 x 32 colour images need."""
     params = load_params(Path("params.yaml"))
     default = params.vae_config("real-nvp-5", (1, 28, 28))
-    large = default.model.model_dump(mode="json") | {
+    large = {
         "latent_shape": [128],
         "encoder": {"name": "conv", "channels": [128, 256], "hidden_features": [1024], "context_features": 128},
         "decoder": {"name": "conv", "channels": [256, 128], "hidden_features": [1024]},
     }
-    flow = default.flow.model_dump(mode="json") | {"num_transforms": 10, "hidden_features": [512, 512]}
+    flow = default.posterior.model_dump(mode="json") | {"num_transforms": 10, "hidden_features": [512, 512]}
     return {
         "default": default,
-        "cifar10": VAEConfig.model_validate({"model": large, "flow": flow, "image_shape": [3, 32, 32]}),
+        "cifar10": VAEConfig.model_validate(
+            default.model_dump(mode="json") | large | {"posterior": flow, "image_shape": [3, 32, 32]}
+        ),
     }
 
 
@@ -110,7 +113,9 @@ def measure() -> list[Entry]:
         with Counter() as counter, FlopCounterMode(display=False) as flops:
             train_step()
         num_weights = sum(parameter.numel() for parameter in build_vae(config, seed=0).parameters())
-        conditions = f"{name} model, real_nvp k = {config.flow.num_transforms}, one step of {BATCH} images, float32"
+        conditions = (
+            f"{name} model, real_nvp k = {config.posterior.num_transforms}, one step of {BATCH} images, float32"
+        )
         memory_conditions = f"{conditions}; reads and writes of each operation"
         gradients = f"{num_weights:,} weights in float32"
         results += [

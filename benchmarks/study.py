@@ -82,7 +82,7 @@ def short_study(params: Params) -> Study:
     """A study of the plain VAE with TRIALS seeds."""
     config = StudyConfig.model_validate(
         {
-            "families": {"none": {"flow": "none", "num_transforms": [0]}},
+            "families": {"none": {"posterior": {"flow": "none"}, "prior": {"flow": "none"}}},
             "seeds": list(range(TRIALS)),
             "settings": {
                 "training": {"epochs": 1},

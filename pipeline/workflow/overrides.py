@@ -23,7 +23,7 @@ def overridden(overrides: Sequence[str]) -> Iterator[None]:
     If this process is killed inside the block, the next call restores the file.
 
     Args:
-        overrides: in the syntax of `dvc exp run --set-param`: training.epochs=2, +variants.x.flow=none, ~variants.vae.
+        overrides: in the syntax of `dvc exp run --set-param`: training.epochs=2, ~variants.vae.
 
     Raises:
         InputError: one line per invalid override or key; nothing was changed.

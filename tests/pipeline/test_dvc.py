@@ -37,7 +37,7 @@ def append_comment(path: Path) -> None:
 def test_experiment_on_one_variant_runs_only_that_variant(copy):
     """DVC shows its metrics, their differences, the experiment and the plots."""
     before = json.loads((copy / "metrics/planar-4-0.json").read_text())
-    ran = dvc(copy, "exp", "run", "--name", "deeper", "--set-param", "variants.planar-4.num_transforms=3")
+    ran = dvc(copy, "exp", "run", "--name", "deeper", "--set-param", "variants.planar-4.posterior.num_transforms=3")
     assert stages_run(ran) == {"train@planar-4-0", "evaluate@planar-4-0", "report"}
     after = json.loads((copy / "metrics/planar-4-0.json").read_text())
     assert after["parameters"] > before["parameters"]
@@ -104,7 +104,9 @@ def test_available_mnist_replaces_the_fallback_and_is_kept_without_its_files(cop
 def test_an_edit_of_one_study_runs_only_that_study(reproduced, tmp_path):
     """Its remaining trials have stored rows, so Ray is not started."""
     project = shutil.copytree(reproduced.folder, tmp_path / "project")
-    edit_params(project, lambda params: params["studies"]["depth"]["families"]["planar"].update(num_transforms=[3]))
+    edit_params(
+        project, lambda params: params["studies"]["depth"]["families"]["planar"]["posterior"].update(num_transforms=[3])
+    )
     assert stages_run(dvc(project, "repro", RAY_ADDRESS="127.0.0.1:9")) == {"study@depth", "report"}
     assert [row["num_transforms"] for row in study_rows(project)] == ["0", "3"]
     assert study_rows(project)[1] == study_rows(reproduced.folder)[2]
@@ -158,6 +160,6 @@ def test_evaluation_and_interpolation_retrain_nothing(copy):
 
 @pytest.mark.slow
 def test_interpolate_follows_the_variants_that_it_shows(copy):
-    edit_params(copy, lambda params: params["variants"]["real-nvp-2"].update(num_transforms=2))
+    edit_params(copy, lambda params: params["variants"]["real-nvp-2"]["posterior"].update(num_transforms=2))
     ran = dvc(copy, "repro")
     assert stages_run(ran) == {"train@real-nvp-2-0", "evaluate@real-nvp-2-0", "interpolate", "report"}

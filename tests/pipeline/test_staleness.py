@@ -35,7 +35,17 @@ pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarni
 ANCHORED = """
 variants:
   vae: {posterior: {flow: none}, prior: {flow: none}}
-  planar-4: {posterior: &planar {flow: planar, num_transforms: 2, amortised: true}, prior: {flow: none}}
+  planar-4:
+    posterior: &planar {flow: planar, num_transforms: 2, amortised: true}
+    prior:
+      flow: real_nvp
+      num_transforms: 1
+      hidden_features: [8]
+      context: false
+      log_scale_bound: 2.0
+      normalization: none
+      weight_norm: false
+      net_batch_norm: false
   real-nvp-2:
     posterior: &real_nvp
       flow: real_nvp
@@ -155,19 +165,19 @@ PARAMS = {
         {"train@real-nvp-3-0"} | REPORT,
     ),
     "depth of a variant that others copy": (
-        lambda p: p["variants"]["real-nvp-2"].update(num_transforms=3),
+        lambda p: p["variants"]["real-nvp-2"]["posterior"].update(num_transforms=3),
         {"train@real-nvp-2-0"} | REPORT,
     ),
     "bound of a variant that others copy": (
-        lambda p: p["variants"]["real-nvp-2"].update(log_scale_bound=3.0),
+        lambda p: p["variants"]["real-nvp-2"]["posterior"].update(log_scale_bound=3.0),
         {"train@real-nvp-2-0", "train@real-nvp-3-0", "study@stability"} | REPORT,
     ),
     "a variant that one family copies": (
-        lambda p: p["variants"]["planar-4"].update(amortised=False),
+        lambda p: p["variants"]["planar-4"]["posterior"].update(amortised=False),
         {"train@planar-4-0", "study@depth"} | REPORT,
     ),
     "depths of a family": (
-        lambda p: p["studies"]["depth"]["families"]["planar"].update(num_transforms=[1, 4]),
+        lambda p: p["studies"]["depth"]["families"]["planar"]["posterior"].update(num_transforms=[1, 4]),
         {"study@depth"} | REPORT,
     ),
     "seeds of a study": (lambda p: p["studies"]["stability"].update(seeds=[1]), {"study@stability"} | REPORT),

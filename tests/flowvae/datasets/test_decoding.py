@@ -182,10 +182,10 @@ def test_killed_many_times(folder, tmp_path):
     """By SIGKILL at any moment: no process survives, finished chunks remain, and the bytes are the same in the end."""
     code = SLOW.format(path=sys.path, folder=str(folder), work=str(tmp_path / "work"))
     rng, outputs = np.random.default_rng(), []
-    for _ in range(60):
+    for i in range(60):
         process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
         process.stdout.readline()  # it has started
-        time.sleep(rng.uniform(0, 0.2))
+        time.sleep(rng.uniform(0, 0.2) * 1.1**i)  # also on a machine so busy that nothing is done in a moment
         os.kill(process.pid, signal.SIGKILL)
         outputs.append(process.communicate(timeout=60)[0])  # returns when no process, decoders included, has the pipe
         if "finished" in outputs[-1]:

@@ -37,7 +37,7 @@ def test_batch_statistics_are_those_of_the_global_batch(files, normalization, si
     """Workers get different numbers of images, one of four gets none in the last batch; averaged weights are scored."""
 
     def normalise(params):
-        params["variants"]["real-nvp-2"].update(
+        params["variants"]["real-nvp-2"]["posterior"].update(
             num_transforms=2, normalization=normalization, weight_norm=True, net_batch_norm=True
         )
         params["training"].update(batch_size=7, average_decay=0.5)

@@ -124,7 +124,7 @@ def test_results_of_a_study_are_copied_back_although_a_node_dies_and_the_connect
 
 
 def test_results_of_a_variant_are_copied_back_although_the_connection_drops_for_a_while(copy, tmp_path):
-    edit_params(copy, lambda params: params["variants"]["planar-4"].update(num_transforms=5))
+    edit_params(copy, lambda params: params["variants"]["planar-4"]["posterior"].update(num_transforms=5))
     with cluster(tmp_path) as (address, _):
         tunnel = Tunnel(int(address.rpartition(":")[2]))
         address = f"http://127.0.0.1:{tunnel.port}"
@@ -147,18 +147,18 @@ def test_results_of_a_variant_are_copied_back_although_the_connection_drops_for_
 def test_a_job_that_is_started_by_other_means(copy, tmp_path):
     """Like a RayJob of KubeRay: the project is in the image, data and results are in storage."""
     variables = {"FLOWVAE_STORAGE": str(tmp_path / "storage")}
-    edit_params(copy, lambda params: params["variants"]["planar-4"].update(num_transforms=5))
+    edit_params(copy, lambda params: params["variants"]["planar-4"]["posterior"].update(num_transforms=5))
     prepared = submit(copy, "--prepare", "nightly", "planar-4", **variables)
     assert prepared.returncode == 0, prepared.stderr
     image = shutil.copytree(copy, tmp_path / "image", ignore=shutil.ignore_patterns(".git"))
     shutil.rmtree(image / "data")
     shutil.rmtree(image / "models")
     command(image, sys.executable, "-m", "pipeline.submit.job", "nightly", "evaluate@planar-4-0", **variables)
-    edit_params(copy, lambda params: params["variants"]["planar-4"].update(num_transforms=6))
+    edit_params(copy, lambda params: params["variants"]["planar-4"]["posterior"].update(num_transforms=6))
     refused = submit(copy, "--collect", "nightly", **variables)
     assert refused.returncode == 1
     assert "the job ran with other code or params than those in this folder" in refused.stderr
-    edit_params(copy, lambda params: params["variants"]["planar-4"].update(num_transforms=5))
+    edit_params(copy, lambda params: params["variants"]["planar-4"]["posterior"].update(num_transforms=5))
     collected = submit(copy, "--collect", "nightly", **variables)
     assert collected.returncode == 0, collected.stderr
     assert is_clean(copy)

@@ -19,7 +19,7 @@ def test_a_nightly_run_in_a_clone_pushes_its_results(copy, tmp_path):
     before = (copy / "metrics/planar-4-0.json").read_bytes()
     orchestra = Orchestra(with_infra(copy), webhook="")
     with orchestra.serving(origin) as worker_folder:
-        run = orchestra.run("reproduce/nightly", set_params=["variants.planar-4.num_transforms=4"])
+        run = orchestra.run("reproduce/nightly", set_params=["variants.planar-4.posterior.num_transforms=4"])
         assert run["state"]["type"] == "COMPLETED", orchestra.log(run["id"])
         states = orchestra.states(run["id"])
         again = orchestra.run("reproduce/on-demand", targets=["train@vae-0"], pull=True)

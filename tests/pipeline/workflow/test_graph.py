@@ -41,6 +41,6 @@ def test_the_stage_with_the_longest_chain_comes_first(project):
 def test_stale_stages_are_those_that_dvc_would_run(project):
     graph = StageGraph(())
     assert graph.stale(graph.dependencies) == {"fetch"}  # which always runs
-    edit_params(project, lambda params: params["variants"]["planar-4"].update(num_transforms=5))
+    edit_params(project, lambda params: params["variants"]["planar-4"]["posterior"].update(num_transforms=5))
     (project / "metrics/vae-0.json").unlink()
     assert graph.stale(graph.dependencies) == {"fetch", "train@planar-4-0", "evaluate@vae-0", "report"}

@@ -17,7 +17,7 @@ def project(files, monkeypatch):
 
 def test_they_hold_inside_the_block_and_the_file_is_restored_exactly(project):
     before = PARAMS.read_bytes()
-    with overridden(["training.epochs=7", "+variants.new={flow: none, num_transforms: 0}"]):
+    with overridden(["training.epochs=7", "+variants.new={posterior: {flow: none}, prior: {flow: none}}"]):
         params = load_params(PARAMS)
         assert params.training.epochs == 7
         assert "new" in params.variants

@@ -90,7 +90,7 @@ def workflow(project, prefect_home, *arguments):
 
 def test_without_a_server_it_does_what_dvc_repro_does(copy, prefect_home):
     """It runs only stale stages, several at a time; a second run does nothing."""
-    edit_params(copy, lambda params: params["variants"]["planar-4"].update(num_transforms=5))
+    edit_params(copy, lambda params: params["variants"]["planar-4"]["posterior"].update(num_transforms=5))
     by_dvc = shutil.copytree(copy, copy.parent / "by-dvc")
     dvc(by_dvc, "repro")
     ran = workflow(copy, prefect_home)
@@ -135,7 +135,7 @@ def test_a_clone_pulls_existing_results_and_pushes_new_ones(copy, prefect_home, 
     command(copy, "git", "clone", "--quiet", "--bare", str(copy), origin)
     command(copy, "git", "remote", "add", "origin", origin)
     command(copy, "git", "clone", "--quiet", origin, str(clone))
-    override = ("-S", "variants.planar-4.num_transforms=4")
+    override = ("-S", "variants.planar-4.posterior.num_transforms=4")
     ran = workflow(clone, prefect_home, "--pull", "--push", "--experiment", "night-%Y", *override)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert ran_in(ran.stdout + ran.stderr) == {"fetch", "train@planar-4-0", "evaluate@planar-4-0", "report"}
@@ -176,7 +176,7 @@ def test_schedules_fire(orchestra):
 @pytest.mark.slow
 def test_an_override_trains_what_it_changes_and_then_nothing(orchestra, restored):
     before = (restored / "params.yaml").read_bytes()
-    override = ["variants.planar-4.num_transforms=4"]
+    override = ["variants.planar-4.posterior.num_transforms=4"]
     run = orchestra.run("reproduce/on-demand", set_params=override)
     assert run["state"]["type"] == "COMPLETED", orchestra.log(run["id"])
     ran = {name for name, state in orchestra.states(run["id"]).items() if state == "Completed"}
@@ -207,7 +207,7 @@ def test_a_stage_that_fails_twice_and_then_succeeds(orchestra, restored):
 @pytest.mark.slow
 def test_a_failed_stage_stops_what_depends_on_it_and_is_notified(orchestra, restored, webhook):
     edit_params(restored, lambda params: params["training"].update(learning_rate=1e30, max_grad_norm=1e38))
-    edit_params(restored, lambda params: params["variants"]["planar-4"].update(num_transforms=6))
+    edit_params(restored, lambda params: params["variants"]["planar-4"]["posterior"].update(num_transforms=6))
     (restored / "models/planar-4-0/config.json").unlink()
     run = orchestra.run("reproduce/on-demand")
     assert run["state"]["type"] == "FAILED"
