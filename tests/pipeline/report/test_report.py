@@ -301,7 +301,7 @@ def test_table_refuses_two_protocols(files, monkeypatch):
 def test_params_that_no_longer_fit_the_runs_are_refused(files, monkeypatch):
     """Depth is read from params.yaml, and must be the depth that was trained."""
     monkeypatch.chdir(files)
-    edit_params(files, lambda params: params["variants"]["planar-4"].update(num_transforms=9))
+    edit_params(files, lambda params: params["variants"]["planar-4"]["posterior"].update(num_transforms=9))
     with pytest.raises(InputError, match="planar-4"):
         read_runs(load_params(files / "params.yaml"))
 
