@@ -655,6 +655,7 @@ def outcome(process):
     return process.returncode, output, errors
 
 
+@pytest.mark.long
 def test_a_script_saves_and_another_loads(tmp_path):
     """The other refuses a family that it has not registered, and has the same scores afterwards."""
     code, scores, errors = outcome(start(SCRIPT, "save", folder=tmp_path))
@@ -670,6 +671,7 @@ def code_of(page):
     return "".join(f"{line[4:] if line.startswith('    ') else ''}\n" for line in page.splitlines())
 
 
+@pytest.mark.long
 def test_code_of_the_page_runs(tmp_path):
     """In a process of its own, because zuko patches torch."""
     text = code_of(read(ROOT / "docs/library.md")) + "\nprint(log_likelihood.shape, z.shape, kl.shape)"

@@ -237,6 +237,7 @@ def signed_areas(corners):
     return 0.5 * (first[..., 0] * second[..., 1] - first[..., 1] * second[..., 0])
 
 
+@pytest.mark.long
 @every_flow
 def test_density_of_the_samples_integrates_to_one(family, settings):
     """Sum q_K(z_K) over the areas of the mapped cells of a grid, which needs no inverse.

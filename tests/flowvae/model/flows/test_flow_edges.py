@@ -46,6 +46,7 @@ def deep_case(family, settings):
     return pytest.param(family, settings, marks=[pytest.mark.long] if family == "conv_real_nvp" else [])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("family", "settings"), [deep_case(*case) for case in CASES])
 def test_eighty_transformations_train_a_step(family, settings):
     """A step of Adam from the start moves samples by about as much for all depths, and ladj is right after it."""

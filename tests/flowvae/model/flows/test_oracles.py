@@ -46,6 +46,7 @@ def test_every_script_is_run():
     assert {path.name for path in FOLDER.glob("*.py")} == set(ORACLES.values())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("package", ORACLES)
 def test_agreement(processes, package):
     output, errors = processes[package].communicate()
