@@ -29,17 +29,23 @@ def diagnostics_table(runs: Sequence[ScoredRun]) -> list[list[str]]:
 def line(name: str, values: Mapping[str, Any]) -> list[str]:
     """The cells of one run."""
     sums = [f"{sum(values[key]):.2f}" if values[key] else ABSENT for key in ("posterior_ladj", "prior_ladj")]
-    by_draws = {int(count): nll for count, nll in values["nll_by_draws"].items()}
-    excess = {count: nll - by_draws[max(by_draws)] for count, nll in by_draws.items() if count < max(by_draws)}
+    excess = nll_excess(values)
+    num_draws = max(excess)
     gap = values["prior_gap"]
     return [
         name,
         ABSENT if gap is None else f"{gap:.2f}",
         *sums,
-        f"{values['median_effective_samples']:.1f} of {max(by_draws)}",
-        ", ".join(f"{count}: {excess[count]:+.2f}" for count in FEW_SHOWN if count in excess) or ABSENT,
+        f"{values['median_effective_samples']:.1f} of {num_draws}",
+        ", ".join(f"{few}: {excess[few]:+.2f}" for few in FEW_SHOWN if few in excess and few < num_draws) or ABSENT,
         round_trip_cell(values["round_trip"]),
     ]
+
+
+def nll_excess(values: Mapping[str, Any]) -> dict[int, float]:
+    """How much higher than from all draws NLL is, in nats, by the number of draws; 0 for all."""
+    by_draws = {int(count): nll for count, nll in values["nll_by_draws"].items()}
+    return {count: nll - by_draws[max(by_draws)] for count, nll in by_draws.items()}
 
 
 def round_trip_cell(trip: Mapping[str, float | None] | None) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
+from pipeline.report.diagnostics import nll_excess
 from pipeline.report.figures.style import depth_axis, report_style, save_png
 from pipeline.report.figures.variants import variant_colors
 from pipeline.report.runs import ScoredRun
@@ -37,9 +38,8 @@ def lengths(run: ScoredRun) -> set[int]:
 
 def draw_run(panels: Sequence[Axes], run: ScoredRun, color: tuple[float, ...] | str) -> None:
     """Draw one run in all panels."""
-    by_draws = {int(count): nll for count, nll in run.diagnostics["nll_by_draws"].items()}
-    excess = [nll - by_draws[max(by_draws)] for nll in by_draws.values()]
-    panels[0].plot(list(by_draws), excess, color=color, linewidth=1.2, label=run.variant)
+    excess = nll_excess(run.diagnostics)
+    panels[0].plot(list(excess), list(excess.values()), color=color, linewidth=1.2, label=run.variant)
     panels[1].plot(sorted(run.diagnostics["kl_per_dim"], reverse=True), color=color, linewidth=1.2)
     for name, style in LADJ.items():
         values = run.diagnostics[name]
