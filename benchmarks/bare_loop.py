@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from flowvae.data.images import shape_of_images
+from flowvae.model.loading import build_vae
 from flowvae.model.objectives import elbo
-from flowvae.model.vae import VAE, build_vae
+from flowvae.model.vae import VAE
 from flowvae.training.config import TrainingConfig
 from flowvae.training.schedules import learning_rate
 from pipeline.params.reading import load_params

@@ -16,7 +16,8 @@ from benchmarks.bare_loop import bare_fit
 from benchmarks.measuring import Entry, elapsed, entry
 from flowvae.data.arrays import open_images
 from flowvae.data.images import ImageSet
-from flowvae.model.vae import VAE, build_vae
+from flowvae.model.loading import build_vae
+from flowvae.model.vae import VAE
 from flowvae.training.checkpoint import CheckpointFolder, Interval
 from flowvae.training.loop import fit
 from flowvae.training.state import TrainingState

@@ -21,8 +21,8 @@ import torch
 from benchmarks.measuring import Entry, entry
 from flowvae.data.arrays import open_images
 from flowvae.data.images import ImageSet
+from flowvae.model.loading import build_vae
 from flowvae.model.settings import VAEConfig
-from flowvae.model.vae import build_vae
 from flowvae.training.config import TrainingConfig
 from flowvae.training.loop import fit
 from flowvae.training.workers import SingleWorker, Workers

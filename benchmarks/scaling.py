@@ -26,8 +26,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measuring import Entry, elapsed, entry
+from flowvae.model.loading import build_vae
 from flowvae.model.settings import VAEConfig
-from flowvae.model.vae import build_vae
 from flowvae.training.config import TrainingConfig
 from flowvae.training.gradients import backward, clip_gradients
 from flowvae.training.workers import SingleWorker

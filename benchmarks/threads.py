@@ -74,8 +74,8 @@ def train_here(variant: str, batch_size: str | None = None) -> float:
     import torch
 
     from flowvae.datasets.registry import image_shape
+    from flowvae.model.loading import build_vae
     from flowvae.model.objectives import elbo
-    from flowvae.model.vae import build_vae
     from pipeline.params.reading import load_params
 
     params = load_params(Path("params.yaml"))

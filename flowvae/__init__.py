@@ -35,13 +35,14 @@ if TYPE_CHECKING:
     from flowvae.model.likelihoods.bernoulli import BernoulliConfig as Bernoulli
     from flowvae.model.likelihoods.logistic import DiscretizedLogisticConfig as DiscretizedLogistic
     from flowvae.model.likelihoods.logistic_mixture import LogisticMixtureConfig as LogisticMixture
+    from flowvae.model.loading import build_vae, load
     from flowvae.model.networks.conv import ConvDecoderConfig as ConvDecoder
     from flowvae.model.networks.conv import ConvEncoderConfig as ConvEncoder
     from flowvae.model.networks.residual import ResidualDecoderConfig as ResidualDecoder
     from flowvae.model.networks.residual import ResidualEncoderConfig as ResidualEncoder
     from flowvae.model.settings import VAEConfig
     from flowvae.model.transforms import Transform
-    from flowvae.model.vae import VAE, build_vae, load
+    from flowvae.model.vae import VAE
     from flowvae.training.config import TrainingConfig
     from flowvae.training.fitting import fit_images as fit
 
@@ -49,8 +50,8 @@ if TYPE_CHECKING:
 PUBLIC = {
     "VAE": ("model.vae", "VAE"),
     "VAEConfig": ("model.settings", "VAEConfig"),
-    "build_vae": ("model.vae", "build_vae"),
-    "load": ("model.vae", "load"),
+    "build_vae": ("model.loading", "build_vae"),
+    "load": ("model.loading", "load"),
     "fit": ("training.fitting", "fit_images"),
     "TrainingConfig": ("training.config", "TrainingConfig"),
     "NoFlow": ("model.flows", "NoFlowConfig"),

@@ -6,11 +6,25 @@ defined beside the code that reads it.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError, PydanticKnownError
+
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)  # which has no public name
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -38,7 +52,33 @@ EXPLICIT = {"explicit": True}  # context of a validation in which defaults do no
 UNSTATED = object()  # the value of a field that such a validation misses
 
 
-class Config(BaseModel):
+class OneLineErrors(ModelMetaclass):
+    """Settings made in Python raise a ValueError of one line for all mistakes, where pydantic's has several lines."""
+
+    def __call__(cls, *args: Any, **values: Any) -> Any:
+        try:
+            return super().__call__(*args, **values)
+        except ValidationError as error:
+            lines = (problem_line(problem) for problem in error.errors())
+            raise ValueError(f"{cls.__name__.removesuffix('Config')}: {'; '.join(lines)}") from None
+
+
+def problem_line(problem: Mapping[str, Any]) -> str:
+    """One of pydantic's errors as 'name: what is wrong'."""
+    name, kind = ".".join(map(str, problem["loc"])), problem["type"]
+    if kind in ("missing", "extra_forbidden"):
+        return f"{name}: {'missing' if kind == 'missing' else 'unknown'}"
+    expected = "expected settings or a mapping" if kind == "model_attributes_type" else expectation(problem)
+    return f"{name}: {expected}, got {problem['input']!r}"
+
+
+def expectation(problem: Mapping[str, Any]) -> str:
+    """What value one of pydantic's errors says was expected."""
+    message = problem["msg"].replace("Input should be", "expected")
+    return f"{message[0].lower()}{message[1:]}"
+
+
+class Config(BaseModel, metaclass=OneLineErrors):
     """Base of every settings object: immutable, typed, closed to unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)

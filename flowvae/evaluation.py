@@ -92,8 +92,8 @@ def score_images(vae: VAE, images: ImageSet, config: EvaluationConfig) -> tuple[
     subset = torch.randperm(len(images), generator=generator("cpu", config.seed, "subset"))
     subset = subset[: config.num_nll_images].sort().values.to(images.device)
     counts = draw_counts(config.num_importance_samples)
-    nll, subset_negative_elbo, effective, *by_draws = _nll_pass(vae, images, subset, config, counts)
-    columns = (negative_elbo, reconstruction, divergence, subset, nll, subset_negative_elbo, effective)
+    subset_negative_elbo, effective, *by_draws = _nll_pass(vae, images, subset, config, counts)
+    columns = (negative_elbo, reconstruction, divergence, subset, by_draws[-1], subset_negative_elbo, effective)
     means = {count: values.double().mean().item() for count, values in zip(counts, by_draws, strict=True)}
     return ImageScores(*(column.cpu().numpy() for column in columns)), means
 
@@ -111,18 +111,17 @@ def _elbo_pass(vae: VAE, images: ImageSet, config: EvaluationConfig) -> list[Ten
 def _nll_pass(
     vae: VAE, images: ImageSet, subset: Tensor, config: EvaluationConfig, counts: Sequence[int]
 ) -> list[Tensor]:
-    """Compute -log p(x) of the n images of the subset and, on the same draws, -ELBO, the effective sample size, and
-    -log p(x) from fewer draws.
+    """Compute -ELBO and the effective sample size of the n images of the subset and, from the same draws, -log p(x).
 
     Returns:
-        Three tensors of shape (n,), and one for each of the counts.
+        Two tensors of shape (n,), and one of -log p(x) for each of the counts.
     """
     num_samples, rows = config.num_importance_samples, []
     draws = NormalDraws(config.seed, "importance", vae.latent_dim)
     for indices in subset.split(max(1, config.chunk_size // num_samples)):
         log_weights = log_importance_weights(vae, images, indices, num_samples, config.chunk_size, draws)
         by_draws = [nll_from(log_weights, count) for count in counts]
-        rows.append((-log_mean_exp(log_weights), -log_weights.mean(0), effective_sample_size(log_weights), *by_draws))
+        rows.append((-log_weights.mean(0), effective_sample_size(log_weights), *by_draws))
     return [torch.cat(column) for column in zip(*rows, strict=True)]
 
 

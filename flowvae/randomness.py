@@ -1,5 +1,8 @@
 """Random numbers as a function of (seed, purpose, position), independent of what was drawn before."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -66,3 +69,11 @@ class NormalDraws:
         skipped = start % WORDS_PER_STEP
         counter = np.array([start // WORDS_PER_STEP, image, 0, 0], np.uint64)
         return np.random.Philox(key=self.key, counter=counter).random_raw(skipped + count)[skipped:]
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """A context in which the CPU's generator starts from a seed, and after which all generators are as before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the generators of all GPUs
+        yield

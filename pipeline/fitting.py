@@ -11,8 +11,9 @@ import torch
 
 from flowvae.data.arrays import open_images
 from flowvae.errors import InputError
+from flowvae.model.loading import build_vae
 from flowvae.model.settings import VAEConfig
-from flowvae.model.vae import VAE, build_vae
+from flowvae.model.vae import VAE
 from flowvae.training.checkpoint import CheckpointFolder, Checkpoints, Interval
 from flowvae.training.config import TrainingConfig
 from flowvae.training.loop import epochs_for, fit

@@ -1,19 +1,15 @@
 """The variational autoencoder: posterior(x), likelihood(z), prior."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from math import prod
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flowvae.config import MAX_PIXEL, Config
-from flowvae.errors import InputError
+from flowvae.config import MAX_PIXEL
 from flowvae.model.distributions import DiagonalNormal, Prior, TransformedDistribution
-from flowvae.model.flows import FlowConfig, NoFlowConfig, build_flow
+from flowvae.model.flows import FlowConfig, NoFlowConfig
 from flowvae.model.likelihoods import BernoulliConfig, Likelihood, LikelihoodConfig, as_bytes, build_output
 from flowvae.model.networks import (
     ConvDecoderConfig,
@@ -24,12 +20,11 @@ from flowvae.model.networks import (
     build_encoder,
 )
 from flowvae.model.objectives import LogDensities, elbo, log_mean_exp
+from flowvae.model.parts import check_context, check_prior, evaluating, flow_of, module_of, settings_of, used_context
 from flowvae.model.settings import VAEConfig
-from flowvae.model.weights import CONFIG, WEIGHTS, read_model, write_model
+from flowvae.model.weights import write_model
+from flowvae.randomness import seeded
 
-C = TypeVar("C", bound=Config)
-
-PARTS = ("encoder", "decoder", "posterior", "prior")  # which may be modules of the user's own
 MAX_LATENTS = 2000  # decoded at once
 
 
@@ -69,9 +64,7 @@ class VAE(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if isinstance(prior, FlowConfig):
-            prior = prior.without_context()
-        self.config = VAEConfig(
+        config = VAEConfig(
             image_shape=image_shape,
             latent_shape=latent_shape,
             posterior=settings_of(posterior),
@@ -80,24 +73,27 @@ class VAE(nn.Module):
             encoder=settings_of(encoder),
             decoder=settings_of(decoder),
         )
-        self.latent_shape, self.latent_dim = self.config.latent_shape, prod(self.config.latent_shape)
-        image_shape, latent_shape = self.config.image_shape, self.config.latent_shape
-        output = build_output(likelihood, image_shape[0])
+        if config.prior is not None:
+            config = config.model_copy(update={"prior": config.prior.without_context()})
+        self.config, image_shape, latent_shape = config, config.image_shape, config.latent_shape
+        self.latent_shape, self.latent_dim = latent_shape, prod(latent_shape)
+        output = build_output(config.likelihood, image_shape[0])
         self.output_to_likelihood, self.of_bits = output.likelihood, output.of_bits
         with seeded(seed):
-            available = encoder.context_features if isinstance(encoder, EncoderConfig) else used_context(encoder)
-            self.posterior_flow = flow_of(posterior, latent_shape, available)
+            available = used_context(config.encoder or encoder)
+            self.posterior_flow = flow_of(config.posterior or posterior, latent_shape, available)
             used = used_context(self.posterior_flow)
-            self.encoder = (
-                encoder if isinstance(encoder, nn.Module) else build_encoder(encoder, image_shape, latent_shape, used)
+            self.encoder = module_of(
+                config.encoder or encoder, lambda settings: build_encoder(settings, image_shape, latent_shape, used)
             )
-            self.decoder = (
-                decoder
-                if isinstance(decoder, nn.Module)
-                else build_decoder(decoder, image_shape, latent_shape, output.initial)
+            self.decoder = module_of(
+                config.decoder or decoder,
+                lambda settings: build_decoder(settings, image_shape, latent_shape, output.initial),
             )
-            self.prior_flow = flow_of(prior, latent_shape, 0)
-        check_prior(self.prior_flow, prior)
+            self.prior_flow = flow_of(config.prior or prior, latent_shape, 0)
+        if config.encoder is None:
+            check_context(self.posterior_flow, available)
+        check_prior(self.prior_flow, config.prior)
         self.to(memory_format=torch.channels_last)
 
     @property
@@ -147,8 +143,10 @@ class VAE(nn.Module):
             Nats per image, shape (N,).
 
         Raises:
-            ValueError: the images do not fit the model.
+            ValueError: the images do not fit the model, or there is no draw.
         """
+        if num_samples < 1:
+            raise ValueError(f"expected num_samples of at least 1, got {num_samples}")
         images, rows = self.images(x), []
         with evaluating(self):
             for batch in images.split(max(1, MAX_LATENTS // num_samples)):
@@ -167,7 +165,12 @@ class VAE(nn.Module):
 
         Returns:
             Shape (N, C, H, W), values in [0, 1].
+
+        Raises:
+            ValueError: num_images is negative.
         """
+        if num_images < 0:
+            raise ValueError(f"expected num_images of at least 0, got {num_images}")
         with evaluating(self):
             likelihood = self.likelihood(self.prior.sample(torch.Size((num_images,))))
             return likelihood.mean if mean else likelihood.sample()
@@ -220,114 +223,3 @@ class VAE(nn.Module):
             OSError: a file cannot be written.
         """
         write_model(Path(folder), self.state_dict(), self.config)
-
-
-def load(folder: Path | str, device: torch.device | str = "cpu", **modules: nn.Module) -> VAE:
-    """Load a VAE that `VAE.save` wrote.
-
-    Args:
-        folder: the folder passed to `save`.
-        device: device of the weights.
-        modules: those of your own that the model was built with, by the names of VAE's arguments, with any weights.
-
-    Returns:
-        The VAE in the precision in which it was saved, in evaluation mode.
-
-    Raises:
-        InputError: a file is missing or damaged, the two do not fit each other, or a module is missing.
-    """
-    folder = Path(folder)
-    config, weights = read_model(folder)
-    own = {name for name in PARTS if getattr(config, name) is None}
-    if own != modules.keys():
-        expected, got = (", ".join(sorted(names)) or "no module" for names in (own, modules))
-        raise InputError(
-            f"{folder / CONFIG}: expected the modules that the model was built with as arguments of load ({expected}), "
-            f"got {got}"
-        )
-    try:
-        vae = build_vae(config, seed=0, **modules)
-    except ValueError as error:
-        raise InputError(
-            f"{folder / CONFIG}: no model can be built from it ({error}); train the variant again"
-        ) from error
-    vae.to(next((value.dtype for value in weights.values() if value.is_floating_point()), torch.float32))
-    try:
-        vae.load_state_dict(weights)
-    except RuntimeError as error:
-        raise InputError(
-            f"{folder / WEIGHTS}: does not fit {CONFIG} or this version of flowvae; train the variant again"
-        ) from error
-    return vae.to(device).eval()
-
-
-def build_vae(config: VAEConfig, *, seed: int, **modules: nn.Module) -> VAE:
-    """Build a VAE with initial weights, which depend only on the arguments.
-
-    Args:
-        config: of all parts.
-        seed: of the initial weights.
-        modules: the parts that are None in the config, by name.
-
-    Raises:
-        ValueError: the settings do not fit each other.
-    """
-    return VAE(**{name: getattr(config, name) for name in VAEConfig.model_fields} | modules, seed=seed)
-
-
-def flow_of(part: FlowConfig | nn.Module, latent_shape: tuple[int, ...], context_features: int) -> nn.Module:
-    """The flow that settings describe, or the module itself.
-
-    Raises:
-        ValueError: the settings do not fit the latent shape, or ask for a context that there is not.
-    """
-    if isinstance(part, nn.Module):
-        return part
-    field = part.context_field
-    if not context_features and field is not None and getattr(part, field):
-        raise ValueError(
-            f"expected an encoder that provides a context for {part.flow}, or {field}=False; "
-            f"the attribute context_features of the encoder says how much it provides"
-        )
-    return build_flow(part, latent_shape, context_features)
-
-
-def settings_of(part: C | nn.Module) -> C | None:
-    """The settings of a part; None for a module of the user's own."""
-    return None if isinstance(part, nn.Module) else part
-
-
-def used_context(module: nn.Module) -> int:
-    """The size of the context that a module uses or provides."""
-    return int(getattr(module, "context_features", 0))
-
-
-def check_prior(flow: nn.Module, part: FlowConfig | nn.Module) -> None:
-    """Raise ValueError unless the flow of a prior can be inverted, without which it cannot be sampled."""
-    with evaluating(flow):
-        has_inverse = flow(torch.empty(1, 0)).has_inverse
-    if not has_inverse:
-        name = part.flow if isinstance(part, FlowConfig) else type(flow).__name__
-        raise ValueError(
-            f"expected a flow with an inverse in the prior, from which it is sampled; {name} has none and fits a "
-            f"posterior only"
-        )
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """A context in which the CPU's generator starts from a seed, and after which all generators are as before."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the generators of all GPUs
-        yield
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """A context in which a module is in evaluation mode."""
-    training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(training)

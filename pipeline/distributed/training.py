@@ -15,7 +15,7 @@ from safetensors.torch import save as save_tensors
 
 from flowvae.data.arrays import Metadata, read_metadata
 from flowvae.errors import InputError
-from flowvae.model.vae import build_vae
+from flowvae.model.loading import build_vae
 from flowvae.training.checkpoint import NUM_KEPT
 from flowvae.training.loop import NonFiniteLossError
 from flowvae.training.state import EpochRecord

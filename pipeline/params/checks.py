@@ -9,8 +9,8 @@ from flowvae.datasets.config import DataConfig
 from flowvae.datasets.registry import data_contradictions, image_shape
 from flowvae.errors import InputError
 from flowvae.model.likelihoods import LIKELIHOODS
+from flowvae.model.loading import build_vae
 from flowvae.model.settings import ModelConfig
-from flowvae.model.vae import build_vae
 from pipeline.params.schema import Params, VariantConfig, vae_config
 from pipeline.params.trees import leaf_paths
 

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from flowvae.config import EXPLICIT, UNSTATED
+from flowvae.config import EXPLICIT, UNSTATED, expectation
 from flowvae.errors import InputError
 from flowvae.model.flows import FLOWS
 from pipeline.params.checks import contradictions
@@ -94,8 +94,7 @@ def validation_line(problem: Mapping[str, Any], content: Any) -> str:
             return f"{key}: expected {problem['msg'].partition(' have ')[2].partition(' after ')[0]}, got {got}"
         case "string_pattern_mismatch":
             return f"{key}: expected a name of lowercase letters, digits, - and _, got {got}"
-    message = problem["msg"].replace("Input should be", "expected")
-    return f"{key}: {message[0].lower()}{message[1:]}, got {got}"
+    return f"{key}: {expectation(problem)}, got {got}"
 
 
 def keys_of(loc: Sequence[str | int], content: Any) -> list[str | int]:

@@ -92,10 +92,8 @@ def html_page(report: Report) -> str:
         title=report.params.report.title,
         banner=report.banner,
         headings=headings,
-        rows=[
-            {"cells": line, "best": row.values["negative_elbo_nats"] == best}
-            for line, row in zip(cells, report.rows, strict=True)
-        ],
+        rows=cells,
+        best=[i for i, row in enumerate(report.rows) if row.values["negative_elbo_nats"] == best],
         unproven=unproven(report.rows, report.params.report.reference),
         protocol=report.protocol,
         images={

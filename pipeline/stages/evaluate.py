@@ -16,8 +16,9 @@ from flowvae.data.arrays import is_eight_bit, open_images, read_metadata
 from flowvae.data.images import ImageSet
 from flowvae.diagnostics import Diagnostics, diagnose
 from flowvae.evaluation import Evaluation, EvaluationConfig, evaluate
+from flowvae.model.loading import load
 from flowvae.model.networks import plain_weights
-from flowvae.model.vae import VAE, load
+from flowvae.model.vae import VAE
 from flowvae.randomness import generator
 from pipeline import paths
 from pipeline.device import device_text, keep_freed_memory, pick_device

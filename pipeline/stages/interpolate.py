@@ -6,7 +6,7 @@ from torch import Tensor
 from flowvae.data.arrays import is_eight_bit, open_images, open_labels, read_metadata
 from flowvae.errors import InputError
 from flowvae.interpolation import different_label_pairs, interpolate, random_pairs
-from flowvae.model.vae import load
+from flowvae.model.loading import load
 from flowvae.randomness import generator
 from pipeline import paths
 from pipeline.device import pick_device

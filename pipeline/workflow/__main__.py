@@ -6,12 +6,18 @@ and what is displayed. If PREFECT_API_URL is set, that server shows the run; oth
 """
 
 import argparse
+import os
 import sys
+
+# The temporary server starts slowly, and its SQLite answers slowly, while trainings use all cores. Prefect reads these
+# when it is imported.
+PATIENCE = {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120", "PREFECT_SERVER_DATABASE_TIMEOUT": "60"}
 
 
 def main() -> int:
     """Exit code 0, or 1 after one line per problem on standard error."""
     options = parse_options()
+    os.environ.update(PATIENCE | os.environ)
     from pipeline.workflow.workflows import reproduce  # importing Prefect takes seconds
 
     state = reproduce(**vars(options), return_state=True)

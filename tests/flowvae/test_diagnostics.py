@@ -10,8 +10,8 @@ from tolerances import assert_close
 from flowvae.adapters import TorchTransform
 from flowvae.diagnostics import LARGE_ERROR, diagnose, gaussian_gap, round_trip, steps_of
 from flowvae.evaluation import EvaluationConfig, draw_counts, nll_from
+from flowvae.model.loading import build_vae
 from flowvae.model.objectives import kl, log_mean_exp
-from flowvae.model.vae import build_vae
 from flowvae.randomness import NormalDraws
 
 PRIOR = {"flow": "real_nvp", "num_transforms": 3, "hidden_features": [5]}

@@ -80,6 +80,17 @@ class OwnDecoder(nn.Module):
         return self.layers(z).unflatten(-1, SHAPE)
 
 
+class DoubleDecoder(OwnDecoder):
+    """In another precision than the other parts."""
+
+    def __init__(self):
+        super().__init__()
+        self.double()
+
+    def forward(self, z):
+        return super().forward(z.double())
+
+
 class OwnFlow(flowvae.Flow):
     """z exp(s) + t, by an elementwise transform of torch; s and t are functions of the context, or the same for all."""
 
@@ -361,6 +372,7 @@ def test_fit_is_the_training_loop():
 
 
 MODELS = {
+    "own decoder in float64": lambda: small(decoder=DoubleDecoder()),
     "float32": lambda: small(posterior=flowvae.Planar(num_transforms=2)),
     "float64": lambda: small(prior=flowvae.SplineCoupling(num_transforms=2)).double(),
     "map": lambda: small(
@@ -372,6 +384,7 @@ MODELS = {
     "own encoder, flow of flowvae": lambda: small(encoder=OwnEncoder(), posterior=flowvae.Sylvester(num_transforms=1)),
 }
 OWN = {
+    "own decoder in float64": lambda: {"decoder": DoubleDecoder()},
     "all parts own": own_modules,
     "all parts own, float64": own_modules,
     "own flow, encoder of flowvae": lambda: {"posterior": OwnFlow(context_features=4)},
@@ -410,6 +423,38 @@ def test_missing_superfluous_and_other_modules(tmp_path):
     one_line(InputError, lambda: flowvae.load(tmp_path, **other), "model.safetensors", "does not fit")
     small().save(tmp_path)
     one_line(InputError, lambda: flowvae.load(tmp_path, **good), "(no module)", "got encoder, posterior")
+
+
+@pytest.mark.parametrize(
+    ("mistake", "words"),
+    [
+        (lambda: flowvae.Planar(num_transforms=0), ["Planar: num_transforms: expected greater than 0, got 0"]),
+        (lambda: flowvae.Planar(deep=3), ["Planar: ", "num_transforms: missing", "deep: unknown"]),
+        (lambda: small(latent_shape=(2, 2)), ["VAE: latent_shape: expected [size]", "got (2, 2)"]),
+        (lambda: small(posterior="planar"), ["posterior: expected settings", "got 'planar'"]),
+        (lambda: small(posterior=flowvae.Planar), ["posterior: expected settings", "PlanarConfig"]),
+        (lambda: small(encoder=DECODER), ["encoder: ", "got ConvDecoder("]),
+        (lambda: small(prior={"flow": "sylvester", "num_transforms": 1}), ["inverse", "sylvester has none"]),
+        (lambda: small(prior=OwnFlow(context_features=3)), ["without a context", "OwnFlow uses 3"]),
+        (lambda: small(encoder=OwnEncoder(), posterior=OwnFlow(context_features=7)), ["a context of 7", "got 3"]),
+        (lambda: flowvae.fit(small(), BITS, BITS), ["Training: epochs: missing"]),
+        (lambda: flowvae.fit(small(), BITS, BITS, epochs=1, sped=3), ["Training: sped: unknown"]),
+        (
+            lambda: flowvae.fit(small(), BITS, BITS, epochs="3", kl_warmup={"length": -1, "unit": "run"}),
+            ["epochs: expected a valid integer, got '3'; kl_warmup.length: expected greater than or equal to 0"],
+        ),
+        (lambda: small().log_prob(BITS, num_samples=0), ["num_samples of at least 1, got 0"]),
+        (lambda: small().sample(-1), ["num_images of at least 0, got -1"]),
+    ],
+)
+def test_mistakes_are_one_line(mistake, words):
+    one_line(ValueError, mistake, *words)
+
+
+def test_settings_as_mappings():
+    vae = small(posterior={"flow": "planar", "num_transforms": 2}, prior={"flow": "real_nvp", "num_transforms": 1})
+    assert vae.config.posterior == flowvae.Planar(num_transforms=2)
+    assert vae.config.prior == flowvae.RealNVP(num_transforms=1, context=False)
 
 
 def test_an_encoder_without_context_and_a_flow_that_needs_one():

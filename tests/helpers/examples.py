@@ -9,9 +9,9 @@ from flowvae.data.images import ImageSet
 from flowvae.datasets.config import DataConfig
 from flowvae.model.batch_norm import PopulationStatistics
 from flowvae.model.flows import FLOWS, build_flow
+from flowvae.model.loading import build_vae
 from flowvae.model.objectives import elbo
 from flowvae.model.settings import VAEConfig
-from flowvae.model.vae import build_vae
 from flowvae.training.config import TrainingConfig
 from flowvae.training.loop import fit
 

@@ -16,7 +16,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from flowvae.data.arrays import open_images
 from flowvae.data.images import ImageSet
-from flowvae.model.vae import build_vae
+from flowvae.model.loading import build_vae
 from flowvae.training.loop import fit
 from pipeline.distributed.workers import current_workers
 from pipeline.params.reading import load_params

@@ -12,7 +12,7 @@ from flowvae.config import PositiveFloat, PositiveInt
 from flowvae.model.flows.family import FlowConfig
 from flowvae.model.flows.normalization import Normalization
 from flowvae.model.flows.partitions import Partition
-from flowvae.model.transforms import Transform, affine, affine_inv, bounded, parts
+from flowvae.model.transforms import Transform, bounded, parts
 
 ALTERNATING = (1, 0)  # the block that each coupling of a pair moves
 
@@ -51,22 +51,24 @@ class CouplingStack(Transform):
         self.nets, self.context_terms, self.partition, self.gain = nets, context_terms, partition, gain
 
     def _call_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        blocks = self.partition.split(z)
-        log_slopes = [torch.zeros_like(block) for block in blocks]  # summed over couplings
+        blocks, log_slopes = self.partition.split(z), []
         for i in range(len(self.nets)):
             moved = ALTERNATING[i % 2]
             blocks[moved], log_slope = self.move(i, blocks[moved], blocks[1 - moved])
-            log_slopes[moved] = log_slopes[moved] + log_slope
-        return self.partition.join(blocks), self.partition.join(log_slopes).sum(-1)
+            log_slopes.append(log_slope)
+        return self.partition.join(blocks), self._total(log_slopes)
 
     def _inv_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        blocks = self.partition.split(z)
-        log_slopes = [torch.zeros_like(block) for block in blocks]
+        blocks, log_slopes = self.partition.split(z), []
         for i in reversed(range(len(self.nets))):
             moved = ALTERNATING[i % 2]
             blocks[moved], log_slope = self.move_back(i, blocks[moved], blocks[1 - moved])
-            log_slopes[moved] = log_slopes[moved] + log_slope
-        return self.partition.join(blocks), self.partition.join(log_slopes).sum(-1)
+            log_slopes.append(log_slope)
+        return self.partition.join(blocks), self._total(log_slopes)
+
+    def _total(self, log_slopes: list[Tensor]) -> Tensor:
+        """The sum over couplings and elements, shape (*sample_shape, batch)."""
+        return torch.cat(log_slopes, dim=self.partition.axis).flatten(self.partition.axis).sum(-1)
 
     def steps(self, num_transforms: int) -> list[Transform]:
         return [
@@ -80,8 +82,8 @@ class CouplingStack(Transform):
         return chosen
 
     def output(self, i: int, kept: Tensor) -> Tensor:
-        """What net i returns for the block that coupling i keeps, times the gain."""
-        return self.gain * self.nets[i](kept, self.context_terms[i])
+        """What net i returns for the block that coupling i keeps."""
+        return self.nets[i](kept, self.context_terms[i])
 
     @abstractmethod
     def move(self, i: int, block: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,13 +97,14 @@ class CouplingStack(Transform):
 class AffineCouplings(CouplingStack):
     """Affine couplings.
 
-        y_kept = z_kept,  y_moved = z_moved * exp(s) + t,  (s, t) = net(z_kept, context)
+        y_kept = z_kept,  y_moved = z_moved * exp(s) + t,  (s, t) = gain * net(z_kept, context)
         ln|det| = sum s
 
     arXiv:1605.08803, equations 4 to 6; s is bounded by log_scale_bound * tanh(. / log_scale_bound).
 
     Args:
-        nets: one per coupling; (z_kept, context term) -> raw s and t, concatenated on the axis of features.
+        nets: one per coupling; (z_kept, context term) -> s and t before gain and bound, concatenated on the axis of
+            features.
         context_terms, partition, gain: as for `CouplingStack`.
         log_scale_bound: bound on |s|.
     """
@@ -119,13 +122,13 @@ class AffineCouplings(CouplingStack):
 
     def move(self, i: int, block: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
         s, t = self.scale_and_shift(i, kept)
-        return affine(block, s, t), s
+        return torch.add(block * s.exp(), t, alpha=self.gain), s
 
     def move_back(self, i: int, block: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
         s, t = self.scale_and_shift(i, kept)
-        return affine_inv(block, s, t), -s
+        return torch.sub(block, t, alpha=self.gain) * (-s).exp(), -s
 
     def scale_and_shift(self, i: int, kept: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-scale s and shift t of coupling i, each with the shape of the block that it moves."""
+        """Log-scale s, and the shift t without the gain, each with the shape of the block that coupling i moves."""
         raw, t = self.partition.confine(self.output(i, kept), ALTERNATING[i % 2]).chunk(2, dim=self.partition.axis)
-        return bounded(raw, self.log_scale_bound), t
+        return bounded(raw, self.log_scale_bound, self.gain), t

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from flowvae.config import PositiveInt
+from flowvae.model.flows.amortised import context_head, parameters_at
 from flowvae.model.flows.family import Flow, FlowConfig
 from flowvae.model.transforms import Transform
 
@@ -79,16 +80,11 @@ class HouseholderFlow(Flow):
                 f"expected a latent of at least 2 dimensions for householder (it rotates), got {latent_dim}"
             )
         self.context_features = context_features if amortised else 0
-        self.shape = (num_transforms, 2, latent_dim)  # v and u of each pair
-        self.bias = nn.Parameter(torch.zeros(self.shape))
+        self.bias = nn.Parameter(torch.zeros(num_transforms, 2, latent_dim))  # v and u of each pair
         nn.init.normal_(self.bias[:, 0], std=latent_dim**-0.5)
-        self.head = nn.Linear(context_features, self.bias.numel(), bias=False) if amortised else None
-        if self.head is not None:
-            nn.init.zeros_(self.head.weight)
+        self.head = context_head(self.bias, context_features, amortised=amortised)
 
     def forward(self, context: Tensor) -> HouseholderTransform:
-        parameters = self.bias
-        if self.head is not None:
-            parameters = parameters + self.head(context).unflatten(-1, self.shape)
+        parameters = parameters_at(context, self.bias, self.head)
         vectors = parameters.cumsum(-2)  # v, v + u
         return HouseholderTransform(normalize(vectors, dim=-1).flatten(-3, -2))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from flowvae.config import PositiveInt
+from flowvae.model.flows.amortised import context_head, parameters_at
 from flowvae.model.flows.family import Flow, FlowConfig
 from flowvae.model.networks import SOFTPLUS_INV_ONE
 from flowvae.model.transforms import Transform
@@ -54,8 +55,8 @@ class PlanarTransform(Transform):
         gram = self.w @ self.u.mT  # (groups, K, K); [g, k, j] = w_k'u_j
         drive = torch.baddbmm(self.b[:, :, None], self.w, grouped.mT)  # (groups, K, N): w_k'z_0 + b_k
         h = PlanarRecurrence.apply(drive.transpose(0, 1).contiguous(), gram.permute(1, 2, 0).contiguous())
-        slope = 1 - h.square()  # (K, groups, N): h'(a_k)
-        ladj = torch.log(h.square() + slope * self.one_plus_dot.mT[..., None]).sum(0)  # (groups, N)
+        dets = torch.lerp(self.one_plus_dot.mT[..., None], h.new_ones(()), h.square())  # (K, groups, N)
+        ladj = dets.log().sum(0)  # (groups, N)
         out = torch.baddbmm(grouped, h.permute(1, 2, 0), self.u)  # (groups, N, D): z_0 + sum_k u_k h_k
         return self._ungroup(out, z.shape), self._ungroup(ladj, z.shape[:-1])
 
@@ -174,7 +175,7 @@ def invertible_u(w: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     w_dot_u = (w * u).sum(-1, keepdim=True)
     one_plus_m = softplus(w_dot_u + SOFTPLUS_INV_ONE).clamp_min(tiny)
     squared_norm = w.square().sum(-1, keepdim=True).clamp_min(tiny)
-    return u + (one_plus_m - 1 - w_dot_u) * w / squared_norm, one_plus_m.squeeze(-1)
+    return torch.addcmul(u, (one_plus_m - 1 - w_dot_u) / squared_norm, w), one_plus_m.squeeze(-1)
 
 
 class PlanarFlow(Flow):
@@ -193,19 +194,13 @@ class PlanarFlow(Flow):
         self, latent_shape: tuple[int, ...], context_features: int, *, num_transforms: int, amortised: bool
     ) -> None:
         super().__init__()
-        latent_dim = prod(latent_shape)
+        self.latent_dim = prod(latent_shape)
         self.context_features = context_features if amortised else 0
-        self.shape = (num_transforms, 2 * latent_dim + 1)
-        self.bias = nn.Parameter(torch.zeros(self.shape))
-        nn.init.normal_(self.bias[:, :latent_dim], std=latent_dim**-0.5)
-        self.head = nn.Linear(context_features, self.bias.numel(), bias=False) if amortised else None
-        if self.head is not None:
-            nn.init.zeros_(self.head.weight)
+        self.bias = nn.Parameter(torch.zeros(num_transforms, 2 * self.latent_dim + 1))
+        nn.init.normal_(self.bias[:, : self.latent_dim], std=self.latent_dim**-0.5)
+        self.head = context_head(self.bias, context_features, amortised=amortised)
 
     def forward(self, context: Tensor) -> PlanarTransform:
-        parameters = self.bias
-        if self.head is not None:
-            parameters = parameters + self.head(context).unflatten(-1, self.shape)
-        latent_dim = (self.shape[1] - 1) // 2
-        w, u, b = parameters.split((latent_dim, latent_dim, 1), dim=-1)
+        parameters = parameters_at(context, self.bias, self.head)
+        w, u, b = parameters.split((self.latent_dim, self.latent_dim, 1), dim=-1)
         return PlanarTransform(w, u, b.squeeze(-1))

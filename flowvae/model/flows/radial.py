@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from flowvae.config import PositiveInt
+from flowvae.model.flows.amortised import context_head, parameters_at
 from flowvae.model.flows.family import Flow, FlowConfig
 from flowvae.model.networks import SOFTPLUS_INV_ONE
 from flowvae.model.transforms import Transform
@@ -105,17 +106,12 @@ class RadialFlow(Flow):
         super().__init__()
         self.latent_dim = prod(latent_shape)
         self.context_features = context_features if amortised else 0
-        self.shape = (num_transforms, self.latent_dim + 2)
-        self.bias = nn.Parameter(torch.zeros(self.shape))
+        self.bias = nn.Parameter(torch.zeros(num_transforms, self.latent_dim + 2))
         nn.init.normal_(self.bias[:, : self.latent_dim])
-        self.head = nn.Linear(context_features, self.bias.numel(), bias=False) if amortised else None
-        if self.head is not None:
-            nn.init.zeros_(self.head.weight)
+        self.head = context_head(self.bias, context_features, amortised=amortised)
 
     def forward(self, context: Tensor) -> RadialTransform:
-        parameters = self.bias
-        if self.head is not None:
-            parameters = parameters + self.head(context).unflatten(-1, self.shape)
+        parameters = parameters_at(context, self.bias, self.head)
         smallest = torch.finfo(parameters.dtype).eps  # whose square is a normal number too
         centre, raw = parameters.split((self.latent_dim, 2), dim=-1)
         alpha, m = softplus(raw + SOFTPLUS_INV_ONE).clamp_min(smallest).unbind(-1)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from flowvae.config import PositiveInt
+from flowvae.model.flows.amortised import context_head, parameters_at
 from flowvae.model.flows.family import Flow, FlowConfig
 from flowvae.model.flows.orthogonal import Columns, HouseholderProductConfig, Orthogonalization, build_basis
 from flowvae.model.transforms import Transform
@@ -130,9 +131,7 @@ class SylvesterFlow(Flow):
         self.sizes = (num_vectors * self.latent_dim, num_columns**2, num_columns, num_columns)
         self.bias = nn.Parameter(torch.zeros(num_transforms, sum(self.sizes)))
         self._initialize()
-        self.head = nn.Linear(context_features, self.bias.numel(), bias=False) if amortised else None
-        if self.head is not None:
-            nn.init.zeros_(self.head.weight)
+        self.head = context_head(self.bias, context_features, amortised=amortised)
 
     @torch.no_grad()
     def _initialize(self) -> None:
@@ -153,8 +152,8 @@ class SylvesterFlow(Flow):
         )
 
     def forward(self, context: Tensor) -> SylvesterTransform:
-        parameters = self.bias[:, None]  # (K, groups, parameters)
-        if self.head is not None:
-            parameters = parameters + self.head(context).unflatten(-1, self.bias.shape).transpose(0, 1)
-        vectors, square, q, b = self._split(parameters)
+        parameters = parameters_at(context, self.bias, self.head)
+        if self.head is None:
+            parameters = parameters[None]
+        vectors, square, q, b = self._split(parameters.transpose(0, 1))  # (K, groups, ...) each
         return SylvesterTransform(self.basis.columns(vectors), square, q, b)

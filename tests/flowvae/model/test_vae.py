@@ -9,8 +9,8 @@ from tolerances import assert_agrees, assert_close
 
 from flowvae.model.distributions import DiagonalNormal, TransformedDistribution, log_standard_normal
 from flowvae.model.likelihoods import LIKELIHOODS
+from flowvae.model.loading import build_vae, load
 from flowvae.model.objectives import elbo
-from flowvae.model.vae import build_vae, load
 
 LIKELIHOOD_SETTINGS = (
     {"name": "bernoulli"},

@@ -10,7 +10,7 @@ from examples import FLOW_SETTINGS, random, tiny_config, tiny_vae
 import flowvae
 from flowvae.errors import InputError
 from flowvae.files import write_atomically
-from flowvae.model.vae import build_vae, load
+from flowvae.model.loading import build_vae, load
 from flowvae.model.weights import CONFIG, WEIGHTS
 
 

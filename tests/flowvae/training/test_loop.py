@@ -23,7 +23,7 @@ from examples import (
 from tolerances import assert_agrees, assert_close, assert_sum
 
 from flowvae.data.images import ImageSet
-from flowvae.model.vae import build_vae
+from flowvae.model.loading import build_vae
 from flowvae.training.loop import NonFiniteLossError, epochs_for, fit
 from flowvae.training.schedules import learning_rate
 from flowvae.training.validation import validate

@@ -9,8 +9,8 @@ from tolerances import assert_agrees, assert_close
 
 from flowvae.data.images import ImageSet
 from flowvae.model.batch_norm import BatchStatistics, PopulationStatistics
+from flowvae.model.loading import load
 from flowvae.model.objectives import elbo
-from flowvae.model.vae import load
 from flowvae.training import population
 from flowvae.training.loop import fit
 from flowvae.training.population import pool_moments, recompute_statistics

@@ -64,7 +64,7 @@ def test_radius_without_cancellation():
 def test_extreme_parameters_stay_finite(size, dtype):
     flow = RadialFlow((5,), 0, num_transforms=80, amortised=False).to(dtype)
     with torch.no_grad():
-        flow.bias.mul_(size).add_(size * random(0, *flow.shape).to(dtype))
+        flow.bias.mul_(size).add_(size * random(0, *flow.bias.shape).to(dtype))
     z = (size * random(1, 4, 5)).to(dtype)
     out, ladj = flow(torch.zeros(4, 0)).call_and_ladj(z)
     (out.sum() + ladj.sum()).backward()
@@ -74,5 +74,5 @@ def test_extreme_parameters_stay_finite(size, dtype):
 def test_one_dimension():
     flow = RadialFlow((1,), 0, num_transforms=2, amortised=False).double()
     with torch.no_grad():
-        flow.bias.add_(random(0, *flow.shape))
+        flow.bias.add_(random(0, *flow.bias.shape))
     assert_round_trip(flow(torch.zeros(6, 0)), random(1, 6, 1))
