@@ -22,6 +22,7 @@ BENCHMARKS = (
     "prepare",
     "loading",
     "fit_over_bare_loop",
+    "prior_row",
     "ray_training",
     "scaling",
     "study",
