@@ -6,6 +6,8 @@ import os
 import sys
 from typing import Any
 
+from pipeline.running.machine import limit_threads
+
 OPTIONS = {
     "fetch": (),
     "prepare": (),
@@ -28,6 +30,7 @@ def main() -> int:
     # are slow to wake: benchmarks/threads.py compares the two with a short spin.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    limit_threads()
     from flowvae.errors import InputError
     from pipeline.params.reading import load_params
     from pipeline.paths import PARAMS

@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 
 from benchmarks.__main__ import RESULTS
 from benchmarks.scaling import tables
+from pipeline.workflow.settings import HEARTBEAT, SILENCE
 
 ROOT = Path(__file__).parents[1]
 KUBERAY = sorted((ROOT / "infra/kuberay").glob("*.yaml"))
@@ -127,10 +128,44 @@ def test_parameters_and_job_variables_of_deployments_exist(name):
         getattr(workflows, function).validate_parameters(deployment.get("parameters", {}))
 
 
+def test_all_runs_send_heartbeats_as_often_as_the_automation_expects():
+    """Runs of deployments by their job variables, and runs in a terminal by the same setting."""
+    for path in PREFECT.values():
+        for deployment in deployments_of(path).values():
+            assert deployment["work_pool"]["job_variables"]["env"].items() >= HEARTBEAT.items(), path
+    (frequency,) = HEARTBEAT.values()
+    assert int(frequency) * 3 <= SILENCE
+
+
+def test_schedules_have_names_and_intervals_have_anchors():
+    """Otherwise deploying again makes new schedules, which are active and start at another minute."""
+    for path in PREFECT.values():
+        for deployment in deployments_of(path).values():
+            for schedule in deployment.get("schedules", ()):
+                assert schedule["slug"] and ("interval" not in schedule or schedule["anchor_date"])
+
+
 def test_a_nightly_run_in_a_clone_pulls_and_pushes():
     for name in POOLS.keys() - {"local"}:
         nightly = deployments_of(PREFECT[name])["nightly"]["parameters"]
         assert nightly["pull"] and nightly["push"] and nightly["experiment"]
+
+
+def test_keys_on_kubernetes_come_from_a_secret():
+    from prefect.server.api import collections_data
+
+    template = json.loads((ROOT / "infra/prefect/kubernetes-pool.json").read_text())
+    (container,) = template["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]["containers"]
+    source = [{"secretRef": {"name": "flowvae-s3"}}]
+    assert container.pop("envFrom") == source
+    views = json.loads((Path(collections_data.__path__[0]) / "views/aggregate-worker-metadata.json").read_text())
+    assert template == views["prefect-kubernetes"]["kubernetes"]["default_base_job_configuration"]  # else Prefect's own
+    for path in KUBERAY:
+        cluster = cluster_of(load(path))
+        for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]:
+            assert all(each["envFrom"] == source for each in group["template"]["spec"]["containers"])
+    for path in (*KUBERAY, ROOT / "infra/prefect/kubernetes.yaml"):
+        assert "AWS_" not in "".join(line for line in path.read_text().splitlines() if not line.startswith("#"))
 
 
 def test_secrets_are_blocks():
@@ -146,7 +181,8 @@ def test_secrets_are_blocks():
 def test_prefect_accepts_the_automations():
     from prefect.events.schemas.automations import AutomationCore
 
-    automations = load(ROOT / "infra/prefect/automations.yaml")
+    text = (ROOT / "infra/prefect/automations.yaml").read_text()
+    automations = load_text(text.replace("SILENCE", str(SILENCE)))
     for automation in automations:
         for action in automation["actions"]:
             if action["type"] == "call-webhook":

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,12 @@ import requests
 from requests.adapters import HTTPAdapter, Retry
 from ruamel.yaml import YAML
 
+from pipeline.workflow.settings import SILENCE
+
+UNAUTHORIZED = requests.codes.unauthorized
 BLOCK, WEBHOOK = "flowvae-webhook", "WEBHOOK"
 TIMEOUT = 30  # seconds
+CHANGES = ("POST", "PATCH", "DELETE")
 # A server whose database is busy answers 503 and has done nothing; Prefect's own client also retries then.
 RETRY = Retry(connect=0, read=0, status=6, backoff_factor=0.5, status_forcelist=[503], allowed_methods=None)
 
@@ -37,6 +42,7 @@ class Server:
         if authorization:
             user, _, password = authorization.partition(":")
             self.session.auth = (user, password)
+        self.client = str(uuid.uuid4())  # for which the server issues a token against forged requests
 
     def request(self, method: str, path: str, content: Any = None) -> Any:
         """Send a request.
@@ -47,11 +53,23 @@ class Server:
         Raises:
             requests.RequestException: the server does not answer, or refuses the request.
         """
+        if method in CHANGES and "Prefect-Csrf-Client" not in self.session.headers:
+            self.session.headers.update(self.csrf_headers())
         answer = self.session.request(method, f"{self.address}{path}", json=content, timeout=TIMEOUT)
         if answer.status_code == requests.codes.not_found:
             return None
         answer.raise_for_status()
         return answer.json() if answer.content else None
+
+    def csrf_headers(self) -> dict[str, str]:
+        """Headers with which a server that is protected against forged requests accepts changes."""
+        token_address = f"{self.address}/csrf-token?client={self.client}"
+        answer = self.session.get(token_address, timeout=TIMEOUT)
+        headers = {"Prefect-Csrf-Client": self.client}
+        if answer.status_code in (requests.codes.not_found, requests.codes.unprocessable):
+            return headers  # the server has no such protection
+        answer.raise_for_status()
+        return headers | {"Prefect-Csrf-Token": answer.json()["token"]}
 
 
 def main() -> int:
@@ -60,13 +78,20 @@ def main() -> int:
     try:
         server = Server(address, os.environ.get("PREFECT_API_AUTH_STRING"))
         block = store_webhook(server, os.environ.get("FLOWVAE_WEBHOOK_URL"))
-        automations = YAML(typ="safe", pure=True).load(Path(__file__).with_name("automations.yaml").read_text())
-        declare(server, automations, block)
+        declare(server, read_automations(), block)
     except requests.RequestException as error:
-        reason = " ".join(str(error).split())
-        print(f"automations: PREFECT_API_URL {address!r}: {reason}; is the server running?", file=sys.stderr)
+        reason, refused = " ".join(str(error).split()), getattr(error.response, "status_code", None) == UNAUTHORIZED
+        advice = "set PREFECT_API_AUTH_STRING to the server's login" if refused else "is the server running?"
+        print(f"automations: PREFECT_API_URL {address!r}: {reason}; {advice}", file=sys.stderr)
         return 1
     return 0
+
+
+def read_automations() -> list[dict[str, Any]]:
+    """The automations of automations.yaml."""
+    text = Path(__file__).with_name("automations.yaml").read_text(encoding="utf-8")
+    automations: list[dict[str, Any]] = YAML(typ="safe", pure=True).load(text.replace("SILENCE", str(SILENCE)))
+    return automations
 
 
 def store_webhook(server: Server, address: str | None) -> str | None:

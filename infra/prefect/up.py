@@ -2,10 +2,13 @@
 
 FLOWVAE_PREFECT_PORT  port of the server; default: 4200
 FLOWVAE_WEBHOOK_URL   where notifications of failures are sent
-PREFECT_HOME          where runs and schedules are stored; default: .prefect in this folder
+PREFECT_HOME          where runs, schedules and the login are stored; default: .prefect in this folder
+
+The server answers only to a login, which is random, made at the first start, and kept in a file of mode 600.
 """
 
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -19,6 +22,7 @@ from pathlib import Path
 import psutil
 
 from pipeline.workflow.leash import terminate_tree
+from pipeline.workflow.settings import HEARTBEAT, PATIENCE, guarded, kept_login
 
 HERE = Path(__file__).parent
 LOGS = Path("logs/prefect")
@@ -68,12 +72,15 @@ def run(port: str) -> None:
                 wait_until_healthy(f"{address}/health", processes[name])
 
         start_part("server")
-        call([*PREFECT, "work-pool", "create", POOL, "--type", "process", "--overwrite"], environment)
+        # --overwrite would resume a pool that the user has paused.
+        call([*PREFECT, "work-pool", "create", POOL, "--type", "process"], environment, unless="already exists")
         call([*PREFECT, "--no-prompt", "deploy", "--all", "--prefect-file", str(HERE / "local.yaml")], environment)
         call([sys.executable, str(HERE / "automations.py")], environment, quiet=False)
         stack.callback(terminate_orphans, environment)
         start_part("worker")
         log(f"{address.removesuffix('/api')} is up; logs are in {LOGS}; Ctrl-C stops everything")
+        log(f"the login, for the page in your browser, is the line in {login_file(environment)}; in other terminals:")
+        print(export_command(environment), flush=True)
         while True:
             time.sleep(1)
             for name in [name for name, process in processes.items() if process.poll() is not None]:
@@ -110,23 +117,38 @@ def log(text: str) -> None:
 
 def settings(port: str) -> dict[str, str]:
     """The environment of the server, the worker and the runs."""
-    folder = Path.cwd()
+    folder, address = Path.cwd(), f"http://{HOST}:{port}"
     defaults = {
         "PREFECT_HOME": str(folder / ".prefect"),
-        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
-        "PREFECT_SERVER_DATABASE_TIMEOUT": "60",  # SQLite is slow while trainings use all cores
-        "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
+        **PATIENCE,
     }
     fixed = {
-        "PREFECT_API_URL": f"http://{HOST}:{port}/api",
+        "PREFECT_API_URL": f"{address}/api",
         "PREFECT_CLI_PROMPT": "false",
         "FLOWVAE_FOLDER": str(folder),
         "NO_PROXY": ",".join(filter(None, (os.environ.get("NO_PROXY"), HOST))),
         "no_proxy": ",".join(filter(None, (os.environ.get("no_proxy"), HOST))),
+        **HEARTBEAT,
     }
-    return defaults | os.environ | fixed
+    environment = defaults | os.environ | fixed
+    path = login_file(environment)
+    try:
+        return environment | guarded(address, os.environ.get("PREFECT_SERVER_API_AUTH_STRING") or kept_login(path))
+    except OSError as error:
+        raise StartError(f"{path}: cannot keep the login of the server there ({error.strerror})") from error
+
+
+def login_file(environment: Mapping[str, str]) -> Path:
+    """Where the login of the server is kept."""
+    return Path(environment["PREFECT_HOME"]).expanduser() / "login"
+
+
+def export_command(environment: Mapping[str, str]) -> str:
+    """What the user types in another terminal, so that commands there reach the server."""
+    login = f'"$(cat {shlex.quote(str(login_file(environment)))})"'
+    return f"    export PREFECT_API_URL={environment['PREFECT_API_URL']} PREFECT_API_AUTH_STRING={login}"
 
 
 def start(name: str, command: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
@@ -165,14 +187,20 @@ def wait_until_healthy(address: str, server: subprocess.Popen[bytes]) -> None:
     raise StartError(f"the server did not start; its last messages are in {log_file('server')}")
 
 
-def call(command: Sequence[str], environment: dict[str, str], *, quiet: bool = True) -> None:
+def call(command: Sequence[str], environment: dict[str, str], *, quiet: bool = True, unless: str | None = None) -> None:
     """Run a command until it ends; unless it is quiet, its output is shown.
+
+    Args:
+        command: with its arguments.
+        environment: of the command.
+        quiet: whether its output is hidden.
+        unless: a text in the output of a failure that is none.
 
     Raises:
         StartError: it failed; the message contains its output.
     """
     completed = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if completed.returncode:
+    if completed.returncode and not (unless and unless in completed.stdout + completed.stderr):
         raise StartError(f"{' '.join(command[2:])} failed: {completed.stdout}{completed.stderr}")
     if not quiet:
         print(completed.stdout, end="")

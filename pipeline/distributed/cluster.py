@@ -1,12 +1,15 @@
 """Connect to a Ray cluster, or start one on this machine."""
 
 import os
+import shlex
 import socket
+import sys
 
 import ray
 from ray.exceptions import AuthenticationError
 
 from flowvae.errors import InputError
+from pipeline.running.machine import available_cpus
 from pipeline.running.placement import Placement
 
 SECONDS_TO_CONNECT = 10
@@ -33,7 +36,7 @@ def connect(placement: Placement) -> None:
         return
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # this machine announces no preemption
     _, max_workers = placement.workers or (1, 1)
-    num_cpus = max(os.cpu_count() or 1, max_workers * placement.cpus_per_worker)
+    num_cpus = max(available_cpus(), max_workers * placement.cpus_per_worker)
     # "local": otherwise Ray connects to the cluster that was last started on this machine, even if that has ended.
     # The dashboard takes a tenth of a core; without it, Ray Train can hang when it stops a group inside a trial.
     ray.init(
@@ -41,7 +44,17 @@ def connect(placement: Placement) -> None:
         num_cpus=num_cpus,
         dashboard_host="127.0.0.1",
         include_dashboard=placement.workers is not None,
+        runtime_env=quoted_interpreter(),
     )
+
+
+def quoted_interpreter() -> dict[str, str] | None:
+    """The runtime environment of workers on this machine if a shell would split the path of its Python.
+
+    Ray starts workers by a shell, to which it passes the path as it is; then none would start, without an error.
+    """
+    quoted = shlex.quote(sys.executable)
+    return None if quoted == sys.executable else {"py_executable": quoted}
 
 
 def check_address(address: str, name: str = "RAY_ADDRESS") -> None:

@@ -1,8 +1,6 @@
 """Ray's Jobs API: submit a job and follow its log, even if the connection drops for a while."""
 
 import logging
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,10 +16,6 @@ from pipeline.distributed.cluster import TOKEN_HINT, check_address, first_senten
 
 T = TypeVar("T")
 NO_ANSWER = (requests.RequestException, RuntimeError, ConnectionError)
-EXCLUDED = {
-    *(".git", ".venv", ".dvc/cache", ".dvc/tmp", ".dvc/config.local"),
-    *("data", "models", "scores", "logs", "checkpoints", "timings", "tests", "benchmarks"),
-}  # parts of the project's folder that are not sent with a job
 POLL_SECONDS = 2
 START_SECONDS = 25  # after which a new cluster accepts jobs
 SILENCE_SECONDS = 300  # without an answer from the cluster, after which following ends; the job continues
@@ -48,27 +42,25 @@ class Jobs:
         logging.getLogger("ray").setLevel(logging.WARNING)  # otherwise Ray logs each file that it excludes
 
     def submit(self, job: str, entrypoint: str, folder: Path, variables: dict[str, str]) -> None:
-        """Send a copy of the project's folder, and start the job.
+        """Send a folder, and start the job.
 
         Args:
             job: its name.
             entrypoint: the command that it runs.
-            folder: of the project; what no job needs is not sent.
+            folder: a copy of the project, all of which is sent.
             variables: of the environment of the job.
 
         Raises:
             InputError: the cluster refuses the job.
         """
         started = time.monotonic()
-        with tempfile.TemporaryDirectory() as temporary:  # Ray fails if a file changes while it packs the folder
-            copy = copy_project(folder, Path(temporary) / "project")
-            while True:
-                try:
-                    return self._submit(job, entrypoint, copy, variables)
-                except InputError as error:  # a cluster that has just started has no agent yet that runs jobs
-                    if "No available agent" not in str(error) or time.monotonic() - started > START_SECONDS:
-                        raise
-                time.sleep(POLL_SECONDS)
+        while True:
+            try:
+                return self._submit(job, entrypoint, folder, variables)
+            except InputError as error:  # a cluster that has just started has no agent yet that runs jobs
+                if "No available agent" not in str(error) or time.monotonic() - started > START_SECONDS:
+                    raise
+            time.sleep(POLL_SECONDS)
 
     def _submit(self, job: str, entrypoint: str, folder: Path, variables: dict[str, str]) -> None:
         environment = {"working_dir": str(folder), "env_vars": variables}
@@ -104,8 +96,9 @@ class Jobs:
                         f"continues to run; follow it again with --attach {job}"
                     ) from error
             else:
-                show(log[num_shown:])
-                num_shown = len(log)
+                end = len(log) if info.status.is_terminal() else log.rfind("\n") + 1  # whole lines
+                show(log[num_shown:end])
+                num_shown = max(num_shown, end)
                 if info.status == JobStatus.SUCCEEDED:
                     return
                 if info.status.is_terminal():
@@ -113,20 +106,6 @@ class Jobs:
                         f"{job}: {reason_of(info)}; its log is above; submit again to resume from its checkpoints"
                     )
             time.sleep(POLL_SECONDS)
-
-
-def copy_project(folder: Path, target: Path) -> Path:
-    """Copy the project's folder without what no job needs.
-
-    Returns:
-        The copy, `target`.
-    """
-
-    def excluded(parent: str, names: list[str]) -> set[str]:
-        inside = Path(parent).relative_to(folder)
-        return {name for name in names if name == "__pycache__" or (inside / name).as_posix() in EXCLUDED}
-
-    return shutil.copytree(folder, target, ignore=excluded, ignore_dangling_symlinks=True)
 
 
 def reason_of(info: JobDetails) -> str:

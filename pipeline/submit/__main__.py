@@ -7,12 +7,14 @@ had been produced here, so that `dvc status` is clean.
 """
 
 import argparse
-import hashlib
 import os
+import re
 import secrets
 import shlex
 import sys
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
@@ -20,17 +22,22 @@ from dvc.repo import Repo
 from flowvae.errors import InputError
 from pipeline import paths
 from pipeline.distributed.arrays import share_arrays
-from pipeline.distributed.storage import Storage
 from pipeline.params.reading import load_params
 from pipeline.params.schema import Params, run_name
+from pipeline.running.redaction import redact
+from pipeline.submit.project import copy_tracked
+from pipeline.submit.request import Request, read_request, source_hash, write_request
 from pipeline.submit.results import copy_results_back
+
+if TYPE_CHECKING:
+    from pipeline.distributed.jobs import Jobs
 
 VARIABLES = (
     *("FLOWVAE_STORAGE", "FLOWVAE_WORKERS", "FLOWVAE_WORKERS_PER_TRIAL", "FLOWVAE_CPUS_PER_WORKER"),
     *("FLOWVAE_DEVICE", "FLOWVAE_CHECKPOINT_EVERY", "FLOWVAE_MAX_FAILURES"),
 )  # of this environment, which the job gets
 DEFAULT_TARGETS = ("evaluate", "study")
-HASHED_PATHS = ("params.yaml", "dvc.yaml", "flowvae", "pipeline")  # what results depend on, apart from data
+JOB_NAME = re.compile(r"\w[\w.-]*")
 
 
 def main() -> int:
@@ -39,7 +46,7 @@ def main() -> int:
     try:
         submit(options)
     except (InputError, DvcException) as error:
-        for line in str(error).splitlines():
+        for line in redact(str(error)).splitlines():
             print(f"submit: {line}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -78,23 +85,32 @@ def submit(options: argparse.Namespace) -> None:
 
     uri = os.environ.get("FLOWVAE_STORAGE", "")
     job = options.attach or options.prepare or options.collect or f"flowvae-{secrets.token_hex(4)}"
-    results = Storage.of(uri, f"jobs/{job}")
+    if not JOB_NAME.fullmatch(job):
+        raise InputError(f"JOB: expected a name of letters, digits, '.', '-' and '_', got {job!r}")
     jobs = None if options.prepare or options.collect else Jobs(options.address)
     if options.attach or options.collect:
-        check_sources(results)
+        request = read_request(uri, job)
+        request.check_sources(f"jobs/{job}")
     else:
-        stages = stages_to_run(options.targets, load_params(paths.PARAMS))
-        prepare(stages, uri, results)
+        request = prepare(stages_to_run(options.targets, load_params(paths.PARAMS)), uri, job)
         if jobs:
-            variables = {name: os.environ[name] for name in VARIABLES if os.environ.get(name)}
-            jobs.submit(job, shlex.join(["python", "-m", "pipeline.submit.job", job, *stages]), Path.cwd(), variables)
-            print(f"submitted {job}; to follow it again: python -m pipeline.submit --attach {job}", flush=True)
+            send(jobs, job, request.stages)
     if options.prepare or options.detach:
         return
     if jobs:
-        jobs.follow(job, lambda text: print(text, end="", flush=True))
-    check_sources(results)
-    print(f"{job}: copied back the results of {', '.join(copy_results_back(Path.cwd(), results))}")
+        jobs.follow(job, lambda text: print(redact(text), end="", flush=True))
+        request.check_sources(f"jobs/{job}")
+    stages = copy_results_back(Path.cwd(), request.results(uri, job), request)
+    print(f"{job}: copied back the results of {', '.join(stages)}")
+
+
+def send(jobs: "Jobs", job: str, stages: list[str]) -> None:
+    """Submit a job with a copy of what git tracks; Ray fails if a file changes while it packs the folder."""
+    variables = {name: os.environ[name] for name in VARIABLES if os.environ.get(name)}
+    with tempfile.TemporaryDirectory() as folder:
+        copy = copy_tracked(Path.cwd(), Path(folder) / "project")
+        jobs.submit(job, shlex.join(["python", "-m", "pipeline.submit.job", job, *stages]), copy, variables)
+    print(f"submitted {job}; to follow it again: python -m pipeline.submit --attach {job}", flush=True)
 
 
 def stages_to_run(targets: list[str], params: Params) -> list[str]:
@@ -124,41 +140,19 @@ def stages_of(target: str, params: Params) -> list[str]:
     return [f"evaluate@{run_name(variant, seed)}" for variant in variants for seed in params.seeds]
 
 
-def prepare(stages: list[str], uri: str, results: Storage) -> None:
-    """Check that the stages exist, prepare the data, and put into storage what the job needs apart from the code."""
+def prepare(stages: list[str], uri: str, job: str) -> Request:
+    """Check that the stages exist, prepare the data, and put into storage what the job needs apart from the code.
+
+    Returns:
+        The request, which is in storage too.
+    """
     with Repo() as repo:
         for stage in stages:
             repo.stage.collect(stage)
         repo.reproduce(["prepare"])
-    results.write("data", share_arrays(paths.PREPARED, uri).encode())
-    results.write("sources", source_hash(Path.cwd()).encode())
-
-
-def check_sources(results: Storage) -> None:
-    """Raise InputError unless the job ran with the code and params of this folder, to which DVC attributes its results.
-
-    Args:
-        results: of the job.
-    """
-    expected = results.read("sources")
-    if expected is None:
-        raise InputError(f"{results.folder}: no job of this name was submitted with this FLOWVAE_STORAGE")
-    if expected.decode() != source_hash(Path.cwd()):
-        raise InputError(
-            f"{results.folder}: the job ran with other code or params than those in this folder; check those out, and "
-            "run the command with --attach or --collect again"
-        )
-
-
-def source_hash(project: Path) -> str:
-    """SHA-256 over everything that results depend on, except for the data, whose hashes are in dvc.lock."""
-    digest = hashlib.sha256()
-    for name in HASHED_PATHS:
-        path = project / name
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.is_file() and "__pycache__" not in file.parts:
-                digest.update(file.relative_to(project).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
-    return digest.hexdigest()
+    request = Request(stages=stages, data=share_arrays(paths.PREPARED, uri), sources=source_hash(Path.cwd()))
+    write_request(uri, job, request)
+    return request
 
 
 if __name__ == "__main__":

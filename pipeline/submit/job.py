@@ -4,27 +4,25 @@ It runs in a copy of the project that was sent with the job. It fetches the prep
 reproduces the stages with DVC, and stores their outputs in FLOWVAE_STORAGE under the job's name, with a manifest.
 """
 
-import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from dvc.repo import Repo
 
 from flowvae.data.arrays import read_metadata
 from flowvae.errors import InputError
-from flowvae.files import sha256
 from pipeline import paths
-from pipeline.distributed.arrays import fetch_arrays
-from pipeline.distributed.storage import Storage
+from pipeline.distributed.arrays import digest_of, fetch_arrays
 from pipeline.files import write_json
-from pipeline.submit.results import MANIFEST
+from pipeline.running.redaction import redact
+from pipeline.submit.outputs import DATA_STAGES, outputs_of
+from pipeline.submit.request import Request, read_request, source_hash
+from pipeline.submit.results import store_results
 
-DATA_STAGES = ("fetch", "prepare")
 DVC = [sys.executable, "-m", "dvc"]
 IGNORED = shutil.ignore_patterns("__pycache__", ".venv")
 
@@ -38,7 +36,7 @@ def main() -> int:
         try:
             run(os.environ.get("FLOWVAE_STORAGE", ""), name, stages)
         except InputError as error:
-            for line in str(error).splitlines():
+            for line in redact(str(error)).splitlines():
                 print(f"job: {line}", file=sys.stderr)
             return 1
         finally:
@@ -52,64 +50,57 @@ def run(uri: str, name: str, stages: list[str]) -> None:
     Args:
         uri: FLOWVAE_STORAGE.
         name: of the job.
-        stages: to reproduce.
+        stages: to reproduce; by default, those that it was prepared for.
 
     Raises:
-        InputError: the storage or the data in it cannot be read, or a stage failed.
+        InputError: the job was prepared for something else, storage or data cannot be read, or a stage failed.
     """
-    results = Storage.of(uri, f"jobs/{name}")
-    fetch_data(uri, results)
-    if code := subprocess.run([*DVC, "repro", *stages], check=False).returncode:
-        raise InputError(f"dvc repro {' '.join(stages)} failed with exit code {code}; the reason is in the log above")
-    manifest = checksums(stages)
-    for files in manifest.values():
-        for path in files:
-            results.write(path, Path(path).read_bytes())
-    results.write(MANIFEST, json.dumps(manifest).encode())  # last: it marks the results as complete
-    num_files = sum(map(len, manifest.values()))
-    print(f"job: stored {num_files} files of {len(manifest)} stages in {results.folder}", flush=True)
+    request = read_request(uri, name)
+    check_request(request, stages, name)
+    fetch_data(uri, request)
+    if code := subprocess.run([*DVC, "repro", *request.stages], check=False).returncode:
+        command = f"dvc repro {' '.join(request.stages)}"
+        raise InputError(f"{command} failed with exit code {code}; the reason is in the log above")
+    with Repo() as repo:
+        outputs = outputs_of(repo, request.stages)
+    results = request.results(uri, name)
+    manifest = store_results(Path.cwd(), results, request, outputs)
+    num_files = sum(map(len, manifest.files.values()))
+    print(f"job: stored {num_files} files of {len(manifest.files)} stages in {results.folder}", flush=True)
 
 
-def fetch_data(uri: str, results: Storage) -> None:
+def check_request(request: Request, stages: list[str], name: str) -> None:
+    """Check that this job is what was asked for.
+
+    Raises:
+        InputError: other stages, or this copy of the project (in an image, say) has other code or params.
+    """
+    if stages and sorted(stages) != sorted(request.stages):
+        asked = " ".join(request.stages)
+        raise InputError(f"jobs/{name}: was prepared for {asked}, not for {' '.join(stages)}; prepare it again")
+    if request.sources != source_hash(Path.cwd()):
+        raise InputError(
+            f"jobs/{name}: was prepared with other code or params than those that this job has; build the image again, "
+            "or run python -m pipeline.submit --prepare again"
+        )
+
+
+def fetch_data(uri: str, request: Request) -> None:
     """Fetch the prepared data of the job, and freeze the stages that would produce them.
 
     Raises:
-        InputError: no data were put into storage for this job, or they cannot be read.
+        InputError: the data are not in storage, are others, or cannot be read.
     """
-    data = results.read("data")
-    if data is None:
-        raise InputError(f"{results.folder}/data: missing; run python -m pipeline.submit --prepare with this job first")
-    fetch_arrays(paths.PREPARED, uri, data.decode())
+    fetch_arrays(paths.PREPARED, uri, request.data)
     metadata = read_metadata(paths.PREPARED)
+    if digest_of(metadata) != request.data:
+        raise InputError(f"data/{request.data}: damaged, other arrays than those of the request; submit the job again")
     source = {"source": metadata.source, "fingerprint": metadata.fingerprint}
     write_json(paths.SOURCE, source)  # as the stage `fetch` does
     subprocess.run([*DVC, "config", "--local", "core.no_scm", "true"], check=True)
     with Repo() as repo:
         for stage in DATA_STAGES:
             repo.freeze(stage)
-
-
-def checksums(targets: list[str]) -> dict[str, dict[str, str]]:
-    """SHA-256 of all files that belong to the targets and the stages that they depend on.
-
-    Returns:
-        {stage: {path: checksum}}, without the data stages.
-    """
-    with Repo() as repo:
-        stages = {stage.addressing: stage for target in targets for stage in repo.stage.collect(target, with_deps=True)}
-        return {
-            address: {path: sha256(Path(path)) for out in stage.outs for path in files_of(out.def_path)}
-            for address, stage in sorted(stages.items())
-            if address not in DATA_STAGES
-        }
-
-
-def files_of(path: str) -> Iterator[str]:
-    """The files of an output, relative to the project: the output itself, or all files in its folder."""
-    if Path(path).is_dir():
-        yield from sorted(file.as_posix() for file in Path(path).rglob("*") if file.is_file())
-    else:
-        yield path
 
 
 if __name__ == "__main__":

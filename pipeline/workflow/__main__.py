@@ -9,15 +9,16 @@ import argparse
 import os
 import sys
 
-# The temporary server starts slowly, and its SQLite answers slowly, while trainings use all cores. Prefect reads these
-# when it is imported.
-PATIENCE = {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120", "PREFECT_SERVER_DATABASE_TIMEOUT": "60"}
+from pipeline.workflow.settings import HEARTBEAT, PATIENCE
 
 
 def main() -> int:
     """Exit code 0, or 1 after one line per problem on standard error."""
     options = parse_options()
-    os.environ.update(PATIENCE | os.environ)
+    os.environ.update(PATIENCE | os.environ | HEARTBEAT)
+    if problem := server_problem():
+        print(f"workflow: {problem}", file=sys.stderr)
+        return 1
     from pipeline.workflow.workflows import reproduce  # importing Prefect takes seconds
 
     state = reproduce(**vars(options), return_state=True)
@@ -26,6 +27,28 @@ def main() -> int:
     for line in (state.message or state.name or "failed").splitlines():
         print(f"workflow: {line}", file=sys.stderr)
     return 1
+
+
+def server_problem() -> str | None:
+    """Why the server at PREFECT_API_URL cannot be used, in one line; None if it can, or if none is set."""
+    import httpx
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectHTTPStatusError
+    from prefect.settings import PREFECT_API_URL
+
+    address = PREFECT_API_URL.value()
+    if not address:
+        return None
+    try:
+        with get_client(sync_client=True) as client:
+            client.hello()
+    except PrefectHTTPStatusError as error:
+        code = error.response.status_code
+        advice = "set PREFECT_API_AUTH_STRING to its login" if code == 401 else "is it a Prefect server?"
+        return f"PREFECT_API_URL {address!r}: the server answers {code}; {advice}"
+    except (httpx.HTTPError, httpx.InvalidURL, RuntimeError) as error:
+        return f"PREFECT_API_URL {address!r}: {' '.join(str(error).split())}; is the server running?"
+    return None
 
 
 def parse_options() -> argparse.Namespace:

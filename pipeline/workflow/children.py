@@ -14,6 +14,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from flowvae.errors import InputError
+from pipeline.running.machine import available_cpus, has_gpu
+from pipeline.running.redaction import redact
 
 LOCK = Path(".dvc/tmp/workflow.lock")
 LEASH = Path(__file__).with_name("leash.py")
@@ -46,7 +48,7 @@ class Children:
 
         Args:
             arguments: of DVC.
-            on_line: called with each line of the output.
+            on_line: called with each line of the output, without credentials.
 
         Raises:
             InputError: the command failed; the message is one line with the reason.
@@ -59,7 +61,8 @@ class Children:
                 return
             busy = any(message in line for line in lines for message in BUSY)
             if not busy or attempt == MAX_ATTEMPTS:
-                raise InputError(f"dvc {' '.join(arguments)} failed with exit code {code}: {reason(lines)}")
+                command = redact(f"dvc {' '.join(arguments)}")
+                raise InputError(f"{command} failed with exit code {code}: {reason(lines)}")
             seconds = random.uniform(0.2, 1) * RETRY_SECONDS
             on_line(f"another DVC process holds a lock; trying again in {seconds:.1f} s")
             time.sleep(seconds)
@@ -93,8 +96,8 @@ class Children:
                 release(process)
             for line in process.stdout or ():
                 if line.strip() and not line.strip().startswith(HINTS):
-                    lines.append(line.rstrip())
-                    on_line(line.rstrip())
+                    lines.append(redact(line.rstrip()))
+                    on_line(lines[-1])
             self.running.discard(process)
         return process.returncode, list(lines)
 
@@ -128,8 +131,8 @@ def child_processes(width: int, concurrency: int | None) -> Iterator[tuple[Child
     Yields:
         The commands, and the number of stages at a time.
     """
-    cores, gpu = os.cpu_count() or 1, Path("/dev/nvidia0").exists() and os.environ.get("FLOWVAE_DEVICE") != "cpu"
-    limit = concurrency or (1 if gpu else min(cores, width))
+    cores = available_cpus()
+    limit = concurrency or (1 if has_gpu() else min(cores, width))
     children = Children(threads=max(1, cores // limit))
     try:
         yield children, limit

@@ -14,6 +14,8 @@ from killing import NO_PROXY, free_port, kill_group
 from project import ROOT, command, environment
 from requests.adapters import HTTPAdapter, Retry
 
+from pipeline.workflow.settings import guarded, kept_login
+
 PATIENCE = 180  # seconds, far longer than anything here takes
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
@@ -55,6 +57,7 @@ class Orchestra:
         try:
             self.wait_for(lambda: "is up" in output.read_text() or process.poll() is not None)
             assert process.poll() is None, output.read_text()
+            self.log_in((Path(self.settings["PREFECT_HOME"]) / "login").read_text().strip())
             yield process
             if process.poll() is None:
                 family = psutil.Process(process.pid).children(recursive=True)
@@ -73,7 +76,9 @@ class Orchestra:
         """
         folder = self.project.parent / "worker"
         folder.mkdir()
-        self.settings["FLOWVAE_REPOSITORY"] = str(repository)
+        login = kept_login(self.project.parent / "login")
+        self.settings |= guarded(self.api.removesuffix("/api"), login) | {"FLOWVAE_REPOSITORY": str(repository)}
+        self.log_in(login)
         with ExitStack() as stack:
             self._start(stack, self.project, "server", "start", "--host", "127.0.0.1", "--port", str(self.port))
             self.wait_for_server()
@@ -91,12 +96,19 @@ class Orchestra:
             )  # fmt: skip
         stack.callback(kill_group, process)
 
+    def log_in(self, login: str) -> None:
+        """Use the login of the server from now on, in requests and in commands."""
+        self.session.auth = tuple(login.split(":", 1))
+        self.settings["PREFECT_API_AUTH_STRING"] = login
+
     def prefect(self, *arguments: str) -> str:
         """Run a Prefect command, and return its output."""
         return command(self.project, sys.executable, "-m", "prefect", *arguments, **self.settings).stdout
 
     def post(self, path: str, **content):
-        answer = self.session.post(f"{self.api}{path}", json=content, timeout=60)
+        token = self.session.get(f"{self.api}/csrf-token?client=tests", timeout=60)
+        headers = {"Prefect-Csrf-Client": "tests", "Prefect-Csrf-Token": token.json()["token"]} if token.ok else {}
+        answer = self.session.post(f"{self.api}{path}", json=content, headers=headers, timeout=60)
         answer.raise_for_status()
         return answer.json()
 

@@ -158,7 +158,17 @@ def test_a_job_that_is_started_by_other_means(copy, tmp_path):
     refused = submit(copy, "--collect", "nightly", **variables)
     assert refused.returncode == 1
     assert "the job ran with other code or params than those in this folder" in refused.stderr
+    again = submit(copy, "--prepare", "nightly", "planar-4", **variables)  # under the same name, with 6 transforms
+    assert again.returncode == 0, again.stderr
+    refused = submit(copy, "--collect", "nightly", **variables)
+    assert refused.returncode == 1
+    assert "the job stored no results of its last request" in refused.stderr
+    job = [sys.executable, "-m", "pipeline.submit.job", "nightly"]
+    stale = command(image, *job, "evaluate@planar-4-0", check=False, **variables)
+    assert stale.returncode == 1
+    assert "was prepared with other code or params than those that this job has" in stale.stderr
     edit_params(copy, lambda params: params["variants"]["planar-4"]["posterior"].update(num_transforms=5))
+    assert submit(copy, "--prepare", "nightly", "planar-4", **variables).returncode == 0
     collected = submit(copy, "--collect", "nightly", **variables)
     assert collected.returncode == 0, collected.stderr
     assert is_clean(copy)
