@@ -89,7 +89,8 @@ def pyro_couplings(stack, z):
         moved = 1 - i % 2  # Pyro wants the kept block first
 
         def hypernet(kept, i=i):
-            return stack.scale_and_shift(i, kept)[::-1]
+            s, t = stack.scale_and_shift(i, kept)
+            return stack.gain * t, s
 
         blocks = list(z.split(stack.partition.sizes, -1))
         ordered = torch.cat([blocks[1 - moved], blocks[moved]], -1)
