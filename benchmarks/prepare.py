@@ -22,6 +22,7 @@ from PIL import Image
 
 from benchmarks.measuring import Entry, entry
 from flowvae.datasets.decoder import DecodeOptions, decode
+from pipeline.running.machine import available_cpus
 
 NUM_IMAGES, NUM_DIFFERENT = 100_000, 2_000  # each different file exists many times, as hard links
 CELEBA_SIZE = (178, 218)  # width, height
@@ -41,7 +42,7 @@ def measure() -> list[Entry]:
         decoding_only = (decoding_before + decoding_seconds(images)) / 2
     conditions = (
         f"{NUM_IMAGES:,} JPEGs of {CELEBA_SIZE[0]} x {CELEBA_SIZE[1]} ({NUM_DIFFERENT:,} different ones) to 64 x 64, "
-        f"{num_cores()} processes: prepare {prepare_seconds:.1f} s, decoding only {decoding_only:.1f} s"
+        f"{available_cpus()} processes: prepare {prepare_seconds:.1f} s, decoding only {decoding_only:.1f} s"
     )
     memory_conditions = f"peak memory of all processes together, without the page cache; {conditions}"
     return [
@@ -86,11 +87,6 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT)}
 
 
-def num_cores() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def run_stage(project: Path, name: str) -> None:
     """Run a stage, without output."""
     subprocess.run(python_command("pipeline", name), cwd=project, env=environment(), check=True, capture_output=True)
@@ -99,9 +95,12 @@ def run_stage(project: Path, name: str) -> None:
 def decoding_seconds(images: Path) -> float:
     """Seconds in which one process per core decodes all images and discards them."""
     started = time.perf_counter()
+    num_processes = available_cpus()
     processes = [
-        subprocess.Popen(python_command("benchmarks.prepare", str(images), str(i), str(num_cores())), env=environment())
-        for i in range(num_cores())
+        subprocess.Popen(
+            python_command("benchmarks.prepare", str(images), str(i), str(num_processes)), env=environment()
+        )
+        for i in range(num_processes)
     ]
     exit_codes = [process.wait() for process in processes]
     if any(exit_codes):

@@ -18,6 +18,7 @@ from flowvae.data.arrays import read_metadata
 from flowvae.training.checkpoint import NoCheckpoints
 from pipeline.params.reading import load_params
 from pipeline.params.schema import Params, StudyConfig
+from pipeline.running.machine import available_cpus
 from pipeline.running.placement import Placement, find_trial_placement
 from pipeline.study.points import Study
 from pipeline.study.trials import run_trial
@@ -42,7 +43,7 @@ def measure() -> list[Entry]:
         serial_times.append(serial_time)
         study_times.append(study_time)
     pairs = list(zip(serial_times, study_times, strict=True))
-    slots = os.cpu_count() or 1
+    slots = available_cpus()
     overhead = mean(slots * study_time - serial_time for serial_time, study_time in pairs) / TRIALS
     speedup = mean(serial_time / study_time for serial_time, study_time in pairs)
     rounds = ", ".join(f"{serial_time:.1f} s / {study_time:.1f} s" for serial_time, study_time in pairs)

@@ -1,6 +1,5 @@
 """prepare: decode, binarize and split the images that `fetch` found."""
 
-import os
 import shutil
 import sys
 import time
@@ -21,6 +20,7 @@ from pipeline import paths
 from pipeline.downloads import obtain
 from pipeline.files import read_json, write_text
 from pipeline.params.schema import Params
+from pipeline.running.machine import available_cpus
 
 SECONDS_BETWEEN_REPORTS = 5
 CORRUPT_LIST = paths.LOGS / "prepare" / "corrupt.txt"
@@ -39,7 +39,7 @@ def run(params: Params) -> None:
     raw = SOURCES[source].read(obtain(SOURCES[source], data), data)
     # Not in data/prepared, which DVC empties before this stage runs: a run that was killed is resumed from here.
     folder = paths.CHECKPOINTS / f"prepare-{decoding_id(raw.files)}"
-    decoded = decode_dataset(raw, folder, num_cores(), progress_printer())
+    decoded = decode_dataset(raw, folder, available_cpus(), progress_printer())
     check_corrupt(raw, decoded, data.max_corrupt)
     provenance = Provenance(
         source=source,
@@ -61,11 +61,6 @@ def run(params: Params) -> None:
 def pixels_to_write(raw: RawDataset, data: DataConfig, chunks: Iterable[Tensor], split: int) -> Iterator[Tensor]:
     """Binarize the images of a split, unless they are bits already."""
     return binarize(chunks, "none" if raw.bits else data.binarization, data.seed, split)
-
-
-def num_cores() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def progress_printer() -> Callable[[int, int], None]:
