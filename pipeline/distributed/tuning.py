@@ -95,7 +95,7 @@ def run_study(run: StudyRun) -> list[dict[str, Any]]:
         One row per trial, in the order of the grid or of the search.
 
     Raises:
-        InputError: Ray or the storage is unavailable.
+        InputError: Ray or the storage is unavailable, or the study was interrupted.
     """
     if run.study.config.search.name != "grid":
         return tuned(run, None)
@@ -117,6 +117,7 @@ def tuned(run: StudyRun, points: Sequence[Point] | None) -> list[dict[str, Any]]
     if placement.address:
         share_arrays(run.prepared, placement.storage)
     connect(placement)
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # on Ctrl-C it would return as if all trials had ended
     storage = Storage.of(placement.storage, f"study-{study.name}")
     find = functools.partial(point_at, study, points)
     name = functools.partial(trial_name, find)
@@ -147,6 +148,8 @@ def tuned(run: StudyRun, points: Sequence[Point] | None) -> list[dict[str, Any]]
         )
         with isolate_memory_failures():
             results = tuner.fit()
+        if trials.unfinished:
+            raise InputError(f"{study.name} was interrupted; run again to resume")
         rows = [row_of(run, find(trials.config_of(result)), result) for result in results]
     finally:
         ray.shutdown()
@@ -157,7 +160,8 @@ def tuned(run: StudyRun, points: Sequence[Point] | None) -> list[dict[str, Any]]
 class Trials(tune.Callback):
     """Prints the number of trials that have ended, one line each time; Tune's table shows the rest.
 
-    Keeps the configurations: a result of Tune's has none if its trial ended before it reported anything.
+    Keeps the configurations: a result of Tune's has none if its trial ended before it reported anything. Keeps which
+    trials have not ended: Tune returns, as after a signal, without saying so.
 
     Args:
         name: of the study.
@@ -165,15 +169,21 @@ class Trials(tune.Callback):
     """
 
     def __init__(self, name: str, total: int) -> None:
-        self.name, self.total, self.ended = name, total, 0
+        self.name, self.total = name, total
+        self.ended: set[str] = set()
         self.configs: dict[str, dict[str, Any]] = {}
 
-    def on_trial_complete(self, **info: Any) -> None:
-        self.ended += 1
-        print(f"{self.name}  trials {self.ended}/{self.total}", flush=True)
+    @property
+    def unfinished(self) -> set[str]:
+        """Trials that neither finished, nor failed, nor were stopped by the scheduler."""
+        return self.configs.keys() - self.ended
 
-    def on_trial_error(self, **info: Any) -> None:
-        self.on_trial_complete(**info)
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        self.ended.add(trial.trial_id)
+        print(f"{self.name}  trials {len(self.ended)}/{self.total}", flush=True)
+
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        self.on_trial_complete(iteration, trials, trial, **info)
 
     def on_experiment_end(self, trials: list[TuneTrial], **info: Any) -> None:
         self.configs = {trial.trial_id: trial.config for trial in trials}
@@ -249,11 +259,7 @@ def max_groups(placement: Placement) -> int | None:
 
 
 def row_of(run: StudyRun, point: Point, result: tune.Result) -> dict[str, Any]:
-    """The row of a trial that finished, failed or was stopped early.
-
-    Raises:
-        InputError: the study was interrupted.
-    """
+    """The row of a trial that finished, failed or was stopped early."""
     trial = run.trial(point)
     if stored := run.stored_row(trial):
         return stored
@@ -262,8 +268,6 @@ def row_of(run: StudyRun, point: Point, result: tune.Result) -> dict[str, Any]:
     metrics = result.metrics or {}
     if "reason" in metrics:
         return row(trial, "failed", metrics["reason"])
-    if run.study.config.early_stopping.name == "none":  # Tune returns like this after Ctrl-C
-        raise InputError(f"{run.study.name} was interrupted; run again to resume")
     stopped = row(trial, "stopped", "by ASHA") | {METRIC: round(metrics[METRIC], 4), "epochs": metrics[EPOCH]}
     run.store_row(trial, stopped)
     return stopped

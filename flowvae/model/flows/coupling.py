@@ -12,7 +12,7 @@ from flowvae.config import PositiveFloat, PositiveInt
 from flowvae.model.flows.family import FlowConfig
 from flowvae.model.flows.normalization import Normalization
 from flowvae.model.flows.partitions import Partition
-from flowvae.model.transforms import Transform, bounded, parts
+from flowvae.model.transforms import Transform, affine, affine_inv, bounded, parts
 
 ALTERNATING = (1, 0)  # the block that each coupling of a pair moves
 
@@ -82,8 +82,8 @@ class CouplingStack(Transform):
         return chosen
 
     def output(self, i: int, kept: Tensor) -> Tensor:
-        """What net i returns for the block that coupling i keeps."""
-        return self.nets[i](kept, self.context_terms[i])
+        """What net i returns for the block that coupling i keeps, times the gain."""
+        return self.gain * self.nets[i](kept, self.context_terms[i])
 
     @abstractmethod
     def move(self, i: int, block: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,13 +122,13 @@ class AffineCouplings(CouplingStack):
 
     def move(self, i: int, block: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
         s, t = self.scale_and_shift(i, kept)
-        return torch.add(block * s.exp(), t, alpha=self.gain), s
+        return affine(block, s, t), s
 
     def move_back(self, i: int, block: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
         s, t = self.scale_and_shift(i, kept)
-        return torch.sub(block, t, alpha=self.gain) * (-s).exp(), -s
+        return affine_inv(block, s, t), -s
 
     def scale_and_shift(self, i: int, kept: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-scale s, and the shift t without the gain, each with the shape of the block that coupling i moves."""
+        """Log-scale s and shift t, each with the shape of the block that coupling i moves."""
         raw, t = self.partition.confine(self.output(i, kept), ALTERNATING[i % 2]).chunk(2, dim=self.partition.axis)
-        return bounded(raw, self.log_scale_bound, self.gain), t
+        return bounded(raw, self.log_scale_bound), t

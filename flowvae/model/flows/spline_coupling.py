@@ -54,7 +54,7 @@ class SplineCouplings(CouplingStack):
         return spline_inv(self._parameters(i, kept), block, self.bound)
 
     def _parameters(self, i: int, kept: Tensor) -> Tensor:
-        return (self.gain * self.output(i, kept)).unflatten(-1, (-1, self.num_outputs))
+        return self.output(i, kept).unflatten(-1, (-1, self.num_outputs))
 
 
 class SplineCoupling(Flow):

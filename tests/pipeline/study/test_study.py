@@ -1,6 +1,8 @@
 """The stage `study`, on real Ray Tune."""
 
 import json
+import os
+import signal
 import sys
 import time
 from contextlib import suppress
@@ -273,6 +275,27 @@ def test_a_killed_study_resumes(files):
         kill_group(process)
         resumed += bool(set(files.glob("checkpoints/*/*.safetensors")))
     assert resumed
+    assert run_study(files) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("early_stopping", ["none", "asha"])
+def test_an_interrupted_study_keeps_nothing_of_unfinished_trials(files, early_stopping):
+    """Ctrl-C reaches all processes of the terminal. Trials that it ends are not those that ASHA would have stopped."""
+    if early_stopping == "asha":
+        edit_study(files, early_stopping={"name": "asha", "grace_epochs": 40, "reduction_factor": 2})
+    expected = undisturbed_study(files)
+    table = contents(files)
+    process = start_stage(files, *DEPTH)
+    assert wait_for(lambda: any(files.glob("checkpoints/*/*.safetensors")), process)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(PATIENCE) == 1
+    output = (files / "output.txt").read_text()
+    assert output.rstrip().endswith("study: interrupted; run again to resume")
+    assert "Traceback" not in output
+    assert contents(files) == table
+    rows = [json.loads((files / "checkpoints/trials" / name).read_text()) for name in stored(files)]
+    assert len(rows) < len(expected) and all(row["status"] == "finished" for row in rows)
     assert run_study(files) == expected
 
 

@@ -89,8 +89,7 @@ def pyro_couplings(stack, z):
         moved = 1 - i % 2  # Pyro wants the kept block first
 
         def hypernet(kept, i=i):
-            s, t = stack.scale_and_shift(i, kept)
-            return stack.gain * t, s
+            return stack.scale_and_shift(i, kept)[::-1]
 
         blocks = list(z.split(stack.partition.sizes, -1))
         ordered = torch.cat([blocks[1 - moved], blocks[moved]], -1)

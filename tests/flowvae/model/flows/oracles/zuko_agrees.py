@@ -73,10 +73,8 @@ def zuko_coupling(stack, i):
             return partition.join((value, zero) if moved == 0 else (zero, value))[..., ~kept]
 
         if isinstance(stack, SplineCouplings):
-            output = stack.gain * stack.nets[i](values, stack.context_terms[i])
-            return spline_of(output.unflatten(-1, (-1, num_parameters(NUM_BINS))))
-        s, t = stack.scale_and_shift(i, blocks[1 - moved])
-        return affine_of(on_moved(s), on_moved(stack.gain * t))
+            return spline_of(stack.output(i, values).unflatten(-1, (-1, num_parameters(NUM_BINS))))
+        return affine_of(*map(on_moved, stack.scale_and_shift(i, blocks[1 - moved])))
 
     return CouplingTransform(meta, kept)
 
