@@ -1,13 +1,12 @@
-"""The Prefect flows `reproduce` and `drift_check`, and the order in which they run the stages of DVC's graph.
+"""The Prefect flows `reproduce` and `drift_check`, which run the stages of DVC's graph as tasks.
 
-DVC decides which stages are stale, and runs them. This module decides what runs in parallel and what is retried.
+DVC decides which stages are stale, and runs them. `pipeline.workflow.order` decides what runs in parallel, and when.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from graphlib import TopologicalSorter
 from typing import Annotated
 
 import prefect
@@ -16,7 +15,7 @@ from prefect import Task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.exceptions import FailedRun
-from prefect.futures import PrefectFuture, as_completed
+from prefect.futures import PrefectFuture
 from prefect.states import Completed, Failed, State
 from pydantic import Field
 
@@ -26,6 +25,7 @@ from pipeline.workflow.artifacts import ProgressArtifact, finished_fraction, rea
 from pipeline.workflow.children import Children, child_processes, exclusive
 from pipeline.workflow.drift import compare, drift_line, fresh_clone
 from pipeline.workflow.graph import StageGraph
+from pipeline.workflow.order import run_in_order
 from pipeline.workflow.overrides import overridden, params_problems
 
 JITTER = 0.5  # of the delay before a retry
@@ -75,9 +75,9 @@ def reproduce(
     with collecting_problems() as problems, exclusive(prefect.get_run_logger().info), overridden(set_params or ()):
         graph = StageGraph(targets or ())
         with child_processes(graph.width, concurrency) as (children, limit):
-            problems += run_in_order(before, task, children) or run_stages(graph, task, children, limit, force=False)
+            problems += run_one_by_one(before, task, children) or run_stages(graph, task, children, limit, force=False)
             show(graph)
-            problems += [] if problems else run_in_order(after, task, children)
+            problems += [] if problems else run_one_by_one(after, task, children)
     return final_state(problems)
 
 
@@ -130,7 +130,7 @@ def mark_unchanged(name: str) -> State:
 
 
 def run_stages(graph: StageGraph, task: Task[..., State], children: Children, limit: int, *, force: bool) -> list[str]:
-    """Run stages, each after those that it depends on. If a stage fails, only those that depend on it do not run.
+    """Run stages as Prefect tasks, in the order of `pipeline.workflow.order`.
 
     Args:
         graph: of the stages.
@@ -143,50 +143,32 @@ def run_stages(graph: StageGraph, task: Task[..., State], children: Children, li
         One line per problem.
     """
     repro = ["repro", "--single-item", *(["--force"] if force else [])]
-    order = TopologicalSorter(graph.dependencies)
-    order.prepare()
     futures: dict[str, PrefectFuture[State]] = {}
-    waiting: set[str] = set()
-    running: set[str] = set()
 
-    def start(stage: str, task: Task[..., State], *arguments: object) -> None:
-        futures[stage] = task.submit(stage, *arguments, wait_for=[futures[name] for name in graph.dependencies[stage]])
+    def submit(stage: str, task: Task[..., State], *arguments: object) -> PrefectFuture[State]:
+        # Prefect draws the graph by wait_for, and shows a stage as not ready if one that it depends on failed.
+        before = [futures[name] for name in graph.dependencies[stage]]
+        futures[stage] = task.submit(stage, *arguments, wait_for=before)
+        return futures[stage]
 
-    while order.is_active():
-        ready = order.get_ready()
-        stale = set(ready) if force else graph.stale(ready)
-        waiting |= stale
-        for stage in (stage for stage in ready if stage not in stale):
-            start(stage, mark_unchanged)
-            order.done(stage)
-        while waiting and len(running) < limit:
-            stage = graph.first(waiting)
-            start(stage, task, [*repro, stage], children)
-            waiting.remove(stage)
-            running.add(stage)
-        if len(ready) > len(stale):
-            continue  # the stages that are up to date may have made others ready
-        if not running:
-            break
-        stage = first_to_end({name: futures[name] for name in running})
-        running.remove(stage)
-        if futures[stage].state.is_completed():
-            order.done(stage)
+    def start(stage: str) -> PrefectFuture[State]:
+        return submit(stage, task, [*repro, stage], children)
+
+    def succeeded(stage: str) -> bool:
+        futures[stage].wait()
+        return futures[stage].state.is_completed()
+
+    def skip(stage: str) -> None:
+        submit(stage, mark_unchanged)
+
+    blocked = run_in_order(graph, start, succeeded, skip, lambda: limit, force=force)
     failed = [f"{stage}: {future.state.message}" for stage, future in futures.items() if future.state.is_failed()]
-    blocked = [stage for stage in graph.dependencies if stage not in futures]
     for stage in blocked:
-        start(stage, mark_unchanged)  # Prefect shows it as not ready
+        submit(stage, mark_unchanged)
     return failed + ([f"not run, because a dependency failed: {', '.join(blocked)}"] if blocked else [])
 
 
-def first_to_end(futures: Mapping[str, PrefectFuture[State]]) -> str:
-    """Wait until one of the futures has ended, and return its name."""
-    ended = next(as_completed(list(futures.values())))
-    ended.wait()
-    return next(name for name, future in futures.items() if future is ended)
-
-
-def run_in_order(commands: Iterable[Sequence[str]], task: Task[..., State], children: Children) -> list[str]:
+def run_one_by_one(commands: Iterable[Sequence[str]], task: Task[..., State], children: Children) -> list[str]:
     """Run DVC commands one after another until one fails.
 
     Returns:
