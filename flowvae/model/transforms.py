@@ -134,21 +134,34 @@ def parts(items: Sequence[T], count: int) -> list[Sequence[T]]:
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """A context in which float32 operations on a device have the precision of float32.
+    """A context in which float32 operations on a device have the precision of float32: without autocast and TF32.
 
-    Autocast is off, and so is TF32 in convolutions, which cuDNN uses by default and which has 10 bits of precision.
-    A log-determinant is a sum over dimensions and transformations, and would add up their errors.
+    A log-determinant is a sum over dimensions and transformations, and would add up the errors of fewer bits.
+    A graph of `torch.compile` cannot change TF32; call a compiled model inside of `without_tf32`, as `fit` does.
     """
-    cudnn = torch.backends.cudnn
-    tf32 = device.type == "cuda" and cudnn.allow_tf32
     with torch.autocast(device.type, enabled=False):
-        if tf32:
-            cudnn.allow_tf32 = False
-        try:
+        if torch.compiler.is_compiling():
             yield
-        finally:
-            if tf32:
-                cudnn.allow_tf32 = True
+        else:
+            with without_tf32(device):
+                yield
+
+
+@contextmanager
+def without_tf32(device: torch.device) -> Iterator[None]:
+    """A context in which a GPU does not use TF32, which has 10 bits of precision.
+
+    cuDNN uses it in convolutions unless told not to, and a caller may have allowed it in matrix products.
+    """
+    conv, matmul = torch.backends.cudnn.conv, torch.backends.cuda.matmul  # type: ignore[attr-defined]
+    reduced = [kind for kind in (conv, matmul) if device.type == "cuda" and kind.fp32_precision == "tf32"]
+    for kind in reduced:
+        kind.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for kind in reduced:
+            kind.fp32_precision = "tf32"
 
 
 def affine(z: Tensor, log_scale: Tensor, shift: Tensor) -> Tensor:

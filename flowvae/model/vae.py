@@ -22,6 +22,7 @@ from flowvae.model.networks import (
 from flowvae.model.objectives import LogDensities, elbo, log_mean_exp
 from flowvae.model.parts import check_context, check_prior, evaluating, flow_of, module_of, settings_of, used_context
 from flowvae.model.settings import VAEConfig
+from flowvae.model.transforms import full_precision
 from flowvae.model.weights import write_model
 from flowvae.randomness import seeded
 
@@ -105,13 +106,13 @@ class VAE(nn.Module):
     def posterior(self, x: Tensor) -> TransformedDistribution:
         """q(z|x) for images x, shape (batch, C, H, W). The flow runs in the precision of x, even under autocast."""
         loc, scale, context = (parameter.to(x.dtype) for parameter in self.encoder(x))
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x.device):
             return TransformedDistribution(DiagonalNormal(loc, scale), self.posterior_flow(context))
 
     def likelihood(self, z: Tensor) -> Likelihood:
         """p(x|z) for latents z, shape (*sample_shape, batch, D), in the precision of z."""
         output = self.decoder(z).to(z.dtype)
-        with torch.autocast(z.device.type, enabled=False):
+        with full_precision(z.device):
             return self.output_to_likelihood(output)
 
     def forward(self, x: Tensor, noise: Tensor) -> LogDensities:
@@ -124,11 +125,11 @@ class VAE(nn.Module):
             noise: standard-normal draws, shape (*sample_shape, batch, D).
         """
         posterior = self.posterior(x)
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x.device):
             z, log_posterior = posterior.rsample_and_log_prob(noise)
             log_prior = self.prior.log_prob(z)
         likelihood = self.likelihood(z)
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x.device):
             return LogDensities(likelihood.log_prob(x), log_prior, log_posterior, z)
 
     @torch.no_grad()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from flowvae.model.batch_norm import excluded
 from flowvae.model.flows import awaits_first_batch
 from flowvae.model.objectives import loss_terms, objective
+from flowvae.model.transforms import without_tf32
 from flowvae.training.config import TrainingConfig
 from flowvae.training.precision import autocast
 from flowvae.training.workers import Workers
@@ -41,7 +42,8 @@ def backward(
     parts = split_into_parts(x, noise, min(config.accumulation_steps, batch_size))
     for i, (x_part, noise_part, mask) in enumerate(parts):
         with workers.accumulate(model) if i + 1 < len(parts) else nullcontext():
-            with autocast(x.device, config.precision), nullcontext() if mask else excluded(model):
+            exact = without_tf32(x.device) if config.compile else nullcontext()  # a graph cannot change it inside
+            with autocast(x.device, config.precision), exact, nullcontext() if mask else excluded(model):
                 densities = model(x_part, noise_part)
             batch_mean = partial(masked_mean, mask=mask, workers=workers)
             bound = objective(densities, config.objective, kl_weight, config.free_nats, batch_mean)
