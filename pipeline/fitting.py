@@ -109,7 +109,7 @@ class FittedRun:
     device: str
 
 
-def fit_locally(spec: RunSpec, checkpoints: CheckpointFolder) -> FittedRun:
+def fit_locally(spec: RunSpec, checkpoints: Checkpoints) -> FittedRun:
     """Fit in this process, from the last checkpoint of the same run if there is one."""
     fitted = fit_run(spec, pick_device(), SingleWorker(), checkpoints, is_main=True)
     fitted.vae.cpu()

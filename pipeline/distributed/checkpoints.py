@@ -1,4 +1,4 @@
-"""Checkpoints in storage that all nodes see: of a run by one process, and of a group of Ray Train's workers."""
+"""Checkpoints of a group of Ray Train's workers, in storage that all nodes see."""
 
 import tempfile
 from collections.abc import Callable
@@ -10,46 +10,18 @@ import ray.train.torch
 import torch
 import torch.distributed
 
-from flowvae.training.checkpoint import NUM_KEPT, Checkpoint, Clock, Interval, write_checkpoint
+from flowvae.training.checkpoint import Checkpoint, Clock, Interval, write_checkpoint
 from pipeline.distributed.storage import Storage, StorageError
 
 STEPS_BETWEEN_CLOCK_READS = 10  # because all workers must agree on the time
-
-
-class StoredCheckpoints:
-    """Checkpoints of a run in a single process, in storage that all nodes can access.
-
-    Args:
-        storage: of the run.
-        interval: between two checkpoints.
-    """
-
-    def __init__(self, storage: Storage, interval: Interval) -> None:
-        self.storage, self.clock = storage, Clock(interval)
-
-    def latest(self) -> Checkpoint | None:
-        _, checkpoint = self.storage.newest()
-        if checkpoint:
-            self.clock.reset(checkpoint.step)
-        return checkpoint
-
-    def offer(self, step: int, capture: Callable[[], Checkpoint]) -> None:
-        if self.clock.due(step):
-            checkpoint = capture()
-            content = checkpoint.to_bytes()
-            self.storage.write(checkpoint.file_name(content), content)
-            for old in self.storage.checkpoints()[NUM_KEPT:]:
-                self.storage.delete(old)
-            self.clock.reset(step)
-
-    def remove(self) -> None:
-        """Delete all checkpoints, once the results of the run are stored."""
-        if self.storage.checkpoints():
-            self.storage.remove()
+SECONDS_BETWEEN_QUESTIONS = 5  # whether a node is about to leave, which Ray itself looks up as often
 
 
 class RayCheckpoints:
     """Checkpoints that rank zero reports to Ray, which writes them to storage.
+
+    One is due when the interval has passed, and when Ray announces that a node of the group leaves (a spot machine is
+    reclaimed, say). Training then goes on; once the node is gone, Ray restarts the group from there.
 
     Args:
         interval: between two.
@@ -58,6 +30,7 @@ class RayCheckpoints:
 
     def __init__(self, interval: Interval, storage: Storage) -> None:
         self.clock, self.last_read, self.storage = Clock(interval), 0, storage
+        self.asking, self.notice = Clock(Interval(SECONDS_BETWEEN_QUESTIONS, "seconds")), None
         self.context = ray.train.get_context()
 
     def latest(self) -> Checkpoint | None:
@@ -86,14 +59,25 @@ class RayCheckpoints:
             ray.train.report({"step": step}, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
     def _due(self, step: int) -> bool:
-        """Whether the interval has passed; the same answer on all workers."""
-        if self.clock.interval.unit == "steps":
-            return self.clock.due(step)
+        """Whether the interval has passed, or Ray has announced that a node leaves; the same answer on all workers."""
+        if self.clock.interval.unit == "steps" and self.clock.due(step):
+            return True
         if step - self.last_read < STEPS_BETWEEN_CLOCK_READS:
             return False
         self.last_read = step
+        is_due, is_time_to_ask = self._as_rank_zero_says(self.clock.due(step), self.asking.due(step))
+        return (is_time_to_ask and self._has_news(step)) or is_due
+
+    def _as_rank_zero_says(self, *answers: bool) -> list[bool]:
+        """Rank zero's answers, because the clocks of the workers differ."""
         if self.context.get_world_size() == 1:
-            return self.clock.due(step)
-        answer = torch.tensor(self.clock.due(step), dtype=torch.uint8, device=ray.train.torch.get_device())
-        torch.distributed.broadcast(answer, 0)
-        return bool(answer)
+            return list(answers)
+        agreed = torch.tensor(answers, dtype=torch.uint8, device=ray.train.torch.get_device())
+        torch.distributed.broadcast(agreed, 0)
+        return list(map(bool, agreed.tolist()))
+
+    def _has_news(self, step: int) -> bool:
+        """Whether Ray has announced since the last call that a node leaves; all workers call it."""
+        self.asking.reset(step)
+        before, self.notice = self.notice, ray.train.get_preemption_info()
+        return self.notice not in (None, before)

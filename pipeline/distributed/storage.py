@@ -129,23 +129,26 @@ class Storage:
     def newest(self) -> tuple[str, Checkpoint] | tuple[None, None]:
         """The path and the content of the newest undamaged checkpoint; None twice if there is none."""
         for path in self.checkpoints():
-            if checkpoint := self.checkpoint(path):
-                return path, checkpoint
+            try:
+                if checkpoint := self.checkpoint(path):
+                    return path, checkpoint
+            except FileNotFoundError:  # the same run in another clone has replaced it
+                continue
             warn(f"{path}: damaged, its checksum is not the one in its name; resuming from an earlier one")
         return None, None
 
     def delete(self, path: str) -> None:
-        """Delete a file.
+        """Delete a file, unless the same run in another clone has deleted it.
 
         Args:
             path: one of `checkpoints`.
         """
-        with self._storage_errors():
+        with suppress(FileNotFoundError), self._storage_errors():
             self.filesystem.delete_file(path)
 
     def remove(self) -> None:
-        """Delete the folder."""
-        with self._storage_errors():
+        """Delete the folder, unless the same run in another clone has deleted it."""
+        with suppress(FileNotFoundError), self._storage_errors():
             self.filesystem.delete_dir(self.folder)
 
     def _read(self, path: str) -> bytes:

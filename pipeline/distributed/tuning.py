@@ -23,7 +23,6 @@ from flowvae.training.loop import NonFiniteLossError
 from flowvae.training.state import EpochRecord
 from pipeline import paths
 from pipeline.distributed.arrays import local_arrays, share_arrays
-from pipeline.distributed.checkpoints import StoredCheckpoints
 from pipeline.distributed.cluster import connect
 from pipeline.distributed.memory import isolate_memory_failures
 from pipeline.distributed.remote import compute, worker_device
@@ -36,6 +35,7 @@ from pipeline.distributed.searching import (
     trial_name,
 )
 from pipeline.distributed.storage import Storage, StorageError
+from pipeline.distributed.stored_checkpoints import stored_checkpoints
 from pipeline.distributed.training import EPOCH, METRIC, fit_group
 from pipeline.running.placement import Placement, find_trial_placement
 from pipeline.study.points import Point, Study
@@ -198,7 +198,7 @@ def run_as_worker(config: dict[str, Any], *, run: StudyRun, find: FindPoint) -> 
     trial = run.trial(find(config))
     result = run.stored_row(trial)  # of a search that proposed the same point again
     if result is None:
-        checkpoints = StoredCheckpoints(Storage.of(run.placement.storage, trial.trial_id), run.placement.interval)
+        checkpoints = stored_checkpoints(run.placement, trial.trial_id)
         try:
             if run.placement.workers:
                 result = run_by_group(trial, run, checkpoints.storage)

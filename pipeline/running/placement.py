@@ -5,7 +5,7 @@ FLOWVAE_WORKERS_PER_TRIAL  the same for each trial of a study; default: one proc
 FLOWVAE_CPUS_PER_WORKER    threads of each worker; default: 1 on a cluster, an equal share of the cores on this machine
 FLOWVAE_DEVICE             cpu or cuda; default: the GPU if there is one
 RAY_ADDRESS                address of a running Ray cluster; default: Ray is started on this machine
-FLOWVAE_STORAGE            a folder or bucket that all nodes can access, for checkpoints; default: checkpoints/
+FLOWVAE_STORAGE            a folder or bucket for checkpoints, which all nodes and clones share; default: checkpoints/
 FLOWVAE_CHECKPOINT_EVERY   '60 s' (the default) or '500 steps'
 FLOWVAE_MAX_FAILURES       how often Ray restarts failed workers; default: 10
 """
@@ -31,7 +31,8 @@ class Placement:
         cpus_per_worker: threads of a Ray worker.
         use_gpu: whether each Ray worker gets one GPU.
         address: of a running Ray cluster; None to start one on this machine.
-        storage: folder or URI for the checkpoints of runs on Ray.
+        storage: folder or URI for checkpoints and what else nodes share.
+        is_storage_set: whether it is FLOWVAE_STORAGE, and not the project's folder.
         interval: between two checkpoints.
         max_failures: restarts of Ray workers before the run fails.
     """
@@ -41,6 +42,7 @@ class Placement:
     use_gpu: bool
     address: str | None
     storage: str
+    is_storage_set: bool
     interval: Interval
     max_failures: int
 
@@ -97,13 +99,15 @@ def placement_of(
     """The placement of this number of workers; everything else is read from the environment."""
     device = environment.get("FLOWVAE_DEVICE", "")
     address = environment.get("RAY_ADDRESS") or None
+    storage = environment.get("FLOWVAE_STORAGE") or None
     threads = 1 if address or not workers else max(1, num_cpus // workers[1])
     return Placement(
         workers=workers,
         cpus_per_worker=read(environment, "FLOWVAE_CPUS_PER_WORKER", parse_positive, str(threads)),
         use_gpu=device.startswith("cuda") or (not device and num_gpus > 0),
         address=address,
-        storage=environment.get("FLOWVAE_STORAGE") or str(paths.CHECKPOINTS.resolve()),
+        storage=storage or str(paths.CHECKPOINTS.resolve()),
+        is_storage_set=storage is not None,
         interval=read(environment, "FLOWVAE_CHECKPOINT_EVERY", Interval.parse, "60 s"),
         max_failures=read(environment, "FLOWVAE_MAX_FAILURES", parse_positive, "10"),
     )

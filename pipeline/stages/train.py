@@ -87,10 +87,15 @@ def fit_at(placement: Placement, spec: RunSpec) -> tuple[FittedRun, Callable[[],
     Returns:
         The result, and a function that removes the checkpoints once the result is stored.
     """
-    if placement.workers is None:
-        checkpoints = local_checkpoints(spec, placement.interval)
-        return fit_locally(spec, checkpoints), checkpoints.remove
-    from pipeline.distributed.training import fit_on_ray, run_storage
+    if placement.workers:
+        from pipeline.distributed.training import fit_on_ray, run_storage
 
-    storage = run_storage(spec, placement)
-    return fit_on_ray(spec, placement, storage), storage.remove
+        storage = run_storage(spec, placement)
+        return fit_on_ray(spec, placement, storage), storage.remove
+    if placement.is_storage_set:
+        from pipeline.distributed.stored_checkpoints import stored_checkpoints
+
+        stored = stored_checkpoints(placement, spec.run_id)
+        return fit_locally(spec, stored), stored.remove
+    checkpoints = local_checkpoints(spec, placement.interval)
+    return fit_locally(spec, checkpoints), checkpoints.remove

@@ -10,8 +10,8 @@ from flowvae.data.arrays import read_metadata
 from flowvae.errors import InputError
 from flowvae.training.checkpoint import Checkpoint, Interval
 from pipeline.distributed.arrays import local_arrays, share_arrays
-from pipeline.distributed.checkpoints import StoredCheckpoints
 from pipeline.distributed.storage import Storage
+from pipeline.distributed.stored_checkpoints import StoredCheckpoints
 from pipeline.running.placement import find_placement
 
 
