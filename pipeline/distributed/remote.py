@@ -11,6 +11,7 @@ from ray.exceptions import RayTaskError
 from flowvae.data.arrays import Metadata
 from pipeline.distributed.arrays import local_arrays, share_arrays
 from pipeline.distributed.cluster import connect
+from pipeline.distributed.driver_code import check_code
 from pipeline.running.placement import Placement
 
 T = TypeVar("T")
@@ -38,7 +39,7 @@ def compute(call: Call[T], prepared: Path, metadata: Metadata, placement: Placem
         What `call` returns.
 
     Raises:
-        InputError: the arrays or the storage cannot be read.
+        InputError: the arrays or the storage cannot be read, or the worker runs other code.
         Exception: what `call` raised.
     """
     remote = ray.remote(
@@ -54,6 +55,7 @@ def compute(call: Call[T], prepared: Path, metadata: Metadata, placement: Placem
 
 def call_on_node(call: Call[T], prepared: Path, metadata: Metadata, placement: Placement) -> T:
     """Run `call` in this process, on its copy of the arrays."""
+    check_code()
     return call(local_arrays(prepared, metadata, placement), worker_device(placement))
 
 

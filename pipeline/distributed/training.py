@@ -22,6 +22,7 @@ from flowvae.training.state import EpochRecord
 from pipeline.distributed.arrays import local_arrays, share_arrays
 from pipeline.distributed.checkpoints import RayCheckpoints
 from pipeline.distributed.cluster import connect
+from pipeline.distributed.driver_code import check_code_of_group
 from pipeline.distributed.storage import Storage, StorageError
 from pipeline.distributed.workers import current_workers
 from pipeline.fitting import FittedRun, RunSpec, fit_run
@@ -159,6 +160,7 @@ def fit_as_worker(config: dict[str, Any]) -> tuple[bytes, list[EpochRecord], flo
         torch.set_num_threads(placement.cpus_per_worker)
     checkpoints = RayCheckpoints(placement.interval, group.storage)
     try:
+        check_code_of_group(device)
         spec = replace(spec, prepared=local_arrays(spec.prepared, group.metadata, placement))
         is_main = is_rank_zero and not group.is_trial
         on_epoch = report_to_train if group.is_trial else ignore_epoch

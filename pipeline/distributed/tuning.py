@@ -24,6 +24,7 @@ from flowvae.training.state import EpochRecord
 from pipeline import paths
 from pipeline.distributed.arrays import local_arrays, share_arrays
 from pipeline.distributed.cluster import connect
+from pipeline.distributed.driver_code import check_code
 from pipeline.distributed.memory import isolate_memory_failures
 from pipeline.distributed.remote import compute, worker_device
 from pipeline.distributed.searching import (
@@ -200,6 +201,7 @@ def run_as_worker(config: dict[str, Any], *, run: StudyRun, find: FindPoint) -> 
     if result is None:
         checkpoints = stored_checkpoints(run.placement, trial.trial_id)
         try:
+            check_code()
             if run.placement.workers:
                 result = run_by_group(trial, run, checkpoints.storage)
             else:
