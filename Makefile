@@ -32,6 +32,7 @@ lint: $(VENV)/installed-test
 	@$(BIN)/mypy --no-error-summary
 
 bench: $(VENV)/installed-bench
+	$(BIN)/dvc repro --quiet prepare
 	$(BIN)/python -m benchmarks
 
 # Server, worker, deployments and schedules on loopback, until Ctrl-C.

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from flowvae.errors import InputError
 from flowvae.files import write_atomically
 
 BENCHMARKS = (
@@ -34,14 +35,18 @@ RESULTS = Path(__file__).with_name("results.json")
 
 
 def main() -> int:
-    """Exit code 0, or 1 if a name is unknown."""
+    """Exit code 0, or 1 after one line on standard error."""
     names = parse_names() or BENCHMARKS
     if unknown := set(names) - set(BENCHMARKS):
         print(f"benchmarks: expected names among {', '.join(BENCHMARKS)}, got {', '.join(unknown)}", file=sys.stderr)
         return 1
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
     for name in names:
-        measured = importlib.import_module(f"benchmarks.{name}").measure()
+        try:
+            measured = importlib.import_module(f"benchmarks.{name}").measure()
+        except InputError as error:
+            print(f"benchmarks: {name}: {error}", file=sys.stderr)
+            return 1
         for entry in measured:
             entry["conditions"] = f"{entry['conditions']}; {machine()}"
             print(f"{entry['name']} = {entry['value']} {entry['unit']}  ({entry['conditions']})", flush=True)

@@ -1,6 +1,5 @@
 """Workers of a cluster run the code of the driver: it is sent to them, and each compares what it imports."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ import torch.distributed
 import flowvae
 import pipeline
 from flowvae.errors import InputError
+from pipeline.fitting import code_hash
 
 PACKAGES = (flowvae, pipeline)
 EXPECTED = "FLOWVAE_DRIVER"  # variable of a worker: the versions of the driver
@@ -32,15 +32,10 @@ def folder_of(package: ModuleType) -> Path:
 
 def versions() -> dict[str, str]:
     """What this process runs: hashes of the sources of both packages, and the version of torch."""
-    return {package.__name__: source_hash(folder_of(package)) for package in PACKAGES} | {"torch": torch.__version__}
-
-
-def source_hash(folder: Path) -> str:
-    """SHA-256 over all Python files of a folder."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()
+    code = {
+        package.__name__: code_hash([package.__name__], folder_of(package).parent) for package in PACKAGES
+    }  # of which one may be installed, and the other in the project's folder
+    return code | {"torch": torch.__version__}
 
 
 @contextmanager
