@@ -30,7 +30,7 @@ from pipeline.device import keep_freed_memory
 from pipeline.params.reading import load_params
 from pipeline.running.placement import find_placement
 
-VARIANT, ROUNDS, RUNS = "vae", 5, 3
+VARIANT, ROUNDS, RUNS = "vae", 3, 3
 STEPS = {96: 150, 512: 40}  # by global batch size
 WARM_STEPS = 10
 # Batch sizes of the results whose names do not contain one.
