@@ -49,4 +49,4 @@ $(VENV)/installed-%: pyproject.toml constraints.txt
 
 # Everything that dvc repro creates, except the environment and DVC's cache.
 clean:
-	rm -rf data models scores timings logs checkpoints
+	rm -rf data models scores timings logs checkpoints .dvc/tmp/overrides

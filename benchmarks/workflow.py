@@ -56,7 +56,8 @@ def clone(project: Path) -> Path:
 def override(project: Path, values: Sequence[str]) -> None:
     """Replace values in params.yaml of a project."""
     path = project / "params.yaml"
-    path.write_text(with_overrides(path, values))
+    text, _ = with_overrides(path, values)
+    path.write_text(text)
 
 
 def run_timed(command: Sequence[str], project: Path, settings: dict[str, str]) -> float:

@@ -5,16 +5,14 @@ import os
 import socket
 import subprocess
 import sys
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 from ruamel.yaml import YAML
 
 from benchmarks.__main__ import RESULTS
 from benchmarks.scaling import tables
-from pipeline.workflow.settings import HEARTBEAT, SILENCE
+from pipeline.workflow.settings import silence
 
 ROOT = Path(__file__).parents[1]
 KUBERAY = sorted((ROOT / "infra/kuberay").glob("*.yaml"))
@@ -82,7 +80,33 @@ def test_ray_accepts_the_cluster_file():
     validate_config(prepared)
     assert set(prepared["available_node_types"]) == {"head", "cpu", "gpu"}
     assert "--dashboard-host=127.0.0.1" in " ".join(config["head_start_ray_commands"])
-    assert all("RAY_AUTH_MODE=token" in config[f"{node}_start_ray_commands"][-1] for node in ("head", "worker"))
+    for node in ("head", "worker"):
+        stop, *commands = config[f"{node}_start_ray_commands"]
+        assert stop == "ray stop" and all("RAY_AUTH_MODE=token" in command for command in commands)
+    check_machines(prepared)
+
+
+def check_machines(prepared):
+    """The head may pass the profile of the workers, which are spot machines; those with a GPU have CUDA."""
+    nodes = {name: node["node_config"] for name, node in prepared["available_node_types"].items()}
+    assert nodes["head"]["IamInstanceProfile"] == {"Name": "flowvae-head"}
+    assert "InstanceMarketOptions" not in nodes["head"]  # it runs the driver of each job
+    for name in ("cpu", "gpu"):
+        assert nodes[name]["IamInstanceProfile"] == {"Name": "flowvae-s3"}
+        assert nodes[name]["InstanceMarketOptions"] == {"MarketType": "spot"}
+    assert "pipeline.distributed.spot $RAY_HEAD_IP:6379" in prepared["worker_start_ray_commands"][-1]
+    images = {
+        name: node.get("docker", {}).get("worker_image") for name, node in prepared["available_node_types"].items()
+    }
+    assert images == {"head": None, "cpu": None, "gpu": prepared["docker"]["image"].replace(":latest", ":cuda")}
+
+
+def test_workers_with_a_gpu_have_the_image_with_cuda():
+    for path in KUBERAY:
+        for group in cluster_of(load(path))["workerGroupSpecs"]:
+            for container in group["template"]["spec"]["containers"]:
+                has_gpu = "nvidia.com/gpu" in container["resources"]["limits"]
+                assert container["image"].endswith(":cuda" if has_gpu else ":latest")
 
 
 def test_the_tables_of_the_scaling_page_are_those_of_the_measurements():
@@ -128,13 +152,26 @@ def test_parameters_and_job_variables_of_deployments_exist(name):
         getattr(workflows, function).validate_parameters(deployment.get("parameters", {}))
 
 
-def test_all_runs_send_heartbeats_as_often_as_the_automation_expects():
-    """Runs of deployments by their job variables, and runs in a terminal by the same setting."""
+def test_one_place_sets_how_often_runs_send_heartbeats():
+    """Prefect's table in pyproject.toml, from which the automation takes the time without one as well."""
+    assert "[tool.prefect.flows]\nheartbeat_frequency = 30 " in (ROOT / "pyproject.toml").read_text()
+    ran = run_python("from pipeline.workflow.settings import silence; print(silence())", ROOT)
+    assert ran.stdout == "90\n", ran.stderr
+    for path in (*PREFECT.values(), ROOT / "infra/prefect/up.py"):
+        assert "HEARTBEAT" not in path.read_text()
+
+
+def run_python(text, folder):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    command = [sys.executable, "-c", text]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_stages_of_deployments_have_a_limit_that_is_shorter_than_the_time_between_two_runs():
     for path in PREFECT.values():
-        for deployment in deployments_of(path).values():
-            assert deployment["work_pool"]["job_variables"]["env"].items() >= HEARTBEAT.items(), path
-    (frequency,) = HEARTBEAT.values()
-    assert int(frequency) * 3 <= SILENCE
+        deployments = deployments_of(path)
+        assert 0 < deployments["nightly"]["parameters"]["stage_timeout"] < 86400
+        assert all(deployment["parameters"]["stage_timeout"] > 0 for deployment in deployments.values())
 
 
 def test_schedules_have_names_and_intervals_have_anchors():
@@ -152,20 +189,21 @@ def test_a_nightly_run_in_a_clone_pulls_and_pushes():
 
 
 def test_keys_on_kubernetes_come_from_a_secret():
-    from prefect.server.api import collections_data
-
-    template = json.loads((ROOT / "infra/prefect/kubernetes-pool.json").read_text())
-    (container,) = template["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]["containers"]
     source = [{"secretRef": {"name": "flowvae-s3"}}]
-    assert container.pop("envFrom") == source
-    views = json.loads((Path(collections_data.__path__[0]) / "views/aggregate-worker-metadata.json").read_text())
-    assert template == views["prefect-kubernetes"]["kubernetes"]["default_base_job_configuration"]  # else Prefect's own
     for path in KUBERAY:
         cluster = cluster_of(load(path))
         for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]:
             assert all(each["envFrom"] == source for each in group["template"]["spec"]["containers"])
     for path in (*KUBERAY, ROOT / "infra/prefect/kubernetes.yaml"):
         assert "AWS_" not in "".join(line for line in path.read_text().splitlines() if not line.startswith("#"))
+
+
+@pytest.mark.parametrize("text", ["", "Unknown work pool type", "[]", '{"job_configuration": {}}'])
+def test_a_template_that_is_none_is_one_line(tmp_path, text):
+    ran = run_script("kubernetes_pool.py", tmp_path, input=text)
+    assert ran.returncode == 1 and not ran.stdout
+    (line,) = ran.stderr.splitlines()
+    assert line.startswith("kubernetes_pool: expected the output of prefect work-pool get-default-base-job-template")
 
 
 def test_secrets_are_blocks():
@@ -182,19 +220,21 @@ def test_prefect_accepts_the_automations():
     from prefect.events.schemas.automations import AutomationCore
 
     text = (ROOT / "infra/prefect/automations.yaml").read_text()
-    automations = load_text(text.replace("SILENCE", str(SILENCE)))
+    automations = load_text(text.replace("SILENCE", str(silence())))
     for automation in automations:
         for action in automation["actions"]:
             if action["type"] == "call-webhook":
                 action["block_document_id"] = "00000000-0000-0000-0000-000000000000"
         AutomationCore.model_validate(automation)
-    assert [automation["name"] for automation in automations] == ["flowvae-crashed", "flowvae-failed"]
+    assert [automation["name"] for automation in automations] == [
+        "flowvae-crashed", "flowvae-failed", "flowvae-refused"
+    ]  # fmt: skip
 
 
-def run_script(name, folder, **settings):
+def run_script(name, folder, input="", **settings):
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | settings
     script = [sys.executable, str(ROOT / "infra/prefect" / name)]
-    return subprocess.run(script, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(script, input=input, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize(
@@ -213,36 +253,16 @@ def test_a_port_that_is_unavailable_is_one_line(tmp_path, port, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_automations_without_a_server_are_one_line(tmp_path):
-    ran = run_script("automations.py", tmp_path, PREFECT_API_URL="http://127.0.0.1:9/api", NO_PROXY="127.0.0.1")
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("http://127.0.0.1:9/api", "PREFECT_API_URL 'http://127.0.0.1:9/api': "),
+        ("", "PREFECT_API_URL: expected the address of a Prefect server, got nothing"),
+    ],
+)
+def test_automations_without_a_server_are_one_line(tmp_path, address, message):
+    home = str(tmp_path / "home")
+    ran = run_script("automations.py", tmp_path, PREFECT_API_URL=address, NO_PROXY="127.0.0.1", PREFECT_HOME=home)
     assert ran.returncode == 1
     (line,) = ran.stderr.splitlines()
-    assert line.startswith("automations: PREFECT_API_URL 'http://127.0.0.1:9/api': ")
-
-
-def test_automations_are_declared_on_a_server_that_is_busy_for_a_while(tmp_path):
-    """It answers 503, like Prefect's server while others write to its database."""
-    seen = []
-
-    class Busy(BaseHTTPRequestHandler):
-        def answer(self):
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            seen.append(self.command)
-            status = 503 if len(seen) <= 2 else 404 if self.command == "GET" else 200
-            self.send_response(status)
-            self.send_header("Content-Length", "2")
-            self.end_headers()
-            self.wfile.write(b"[]")
-
-        do_GET = do_POST = answer
-
-        def log_message(self, *_):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}/api"
-        ran = run_script("automations.py", tmp_path, PREFECT_API_URL=address, NO_PROXY="127.0.0.1")
-        server.shutdown()
-    assert ran.returncode == 0, ran.stderr
-    assert seen[:3] == ["GET"] * 3
+    assert line.startswith(f"automations: {message}")

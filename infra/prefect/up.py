@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 
 from pipeline.workflow.leash import terminate_tree
-from pipeline.workflow.settings import HEARTBEAT, PATIENCE, guarded, kept_login
+from pipeline.workflow.settings import PATIENCE, guarded, kept_login
 
 HERE = Path(__file__).parent
 LOGS = Path("logs/prefect")
@@ -130,7 +130,6 @@ def settings(port: str) -> dict[str, str]:
         "FLOWVAE_FOLDER": str(folder),
         "NO_PROXY": ",".join(filter(None, (os.environ.get("NO_PROXY"), HOST))),
         "no_proxy": ",".join(filter(None, (os.environ.get("no_proxy"), HOST))),
-        **HEARTBEAT,
     }
     environment = defaults | os.environ | fixed
     path = login_file(environment)

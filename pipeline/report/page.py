@@ -1,16 +1,15 @@
 """The report as Markdown and as one self-contained HTML page."""
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from flowvae.errors import InputError
 from pipeline import paths
 from pipeline.params.schema import InterpolationConfig, Params
 from pipeline.report import diagnostics, published, studies
+from pipeline.report.embedding import data_uri
 from pipeline.report.runs import ScoredRun
 from pipeline.report.studies import StudyResult
 from pipeline.report.table import Summary, markdown, protocol_text, unproven, variant_table
@@ -136,16 +135,3 @@ def run_pictures(run: ScoredRun) -> dict[str, str]:
         "samples": data_uri(paths.FIGURES / "samples" / f"{run.name}.png"),
         "reconstructions": data_uri(paths.FIGURES / "reconstructions" / f"{run.name}.png"),
     }
-
-
-def data_uri(path: Path) -> str:
-    """A PNG file as a data: URI.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); run dvc repro to create it") from error
-    return "data:image/png;base64," + base64.b64encode(content).decode()

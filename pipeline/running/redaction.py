@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
+from functools import cache
 from urllib.parse import quote
 
 HIDDEN = "***"
@@ -27,18 +28,25 @@ PATTERNS = (
 )  # fmt: skip
 
 
-def redact(text: str, environment: Mapping[str, str] = os.environ) -> str:
+def redact(text: str, environment: Mapping[str, str] | None = None) -> str:
     """The text with *** in place of credentials.
 
     Args:
         text: of a log, or of a message.
-        environment: the variables, of which those with a name like AWS_SECRET_ACCESS_KEY are hidden.
+        environment: the variables, of which those with a name like AWS_SECRET_ACCESS_KEY are hidden; default: those of
+            this process at the first call.
     """
-    for value in secret_values(environment):
+    for value in own_secrets() if environment is None else secret_values(environment):
         text = text.replace(value, HIDDEN)
     for pattern, replacement in PATTERNS:
         text = pattern.sub(replacement, text)
     return text
+
+
+@cache
+def own_secrets() -> list[str]:
+    """The values to hide of this process."""
+    return secret_values(os.environ)
 
 
 def secret_values(environment: Mapping[str, str]) -> list[str]:

@@ -3,6 +3,8 @@
 It runs on every `dvc repro`, so that better data are noticed, and writes the same bytes while nothing changes.
 """
 
+import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -29,6 +31,8 @@ def run(params: Params) -> None:
     if unread:
         raise InputError("\n".join(f"{paths.PARAMS}: {key}: no stage reads it; list it in dvc.yaml" for key in unread))
     source = find_source(params.data)
+    if missing := absent_results():
+        print(f"fetch: {missing}", file=sys.stderr)
     write_json(paths.SOURCE, source)
     if source["source"] == DATASETS[params.data.name].fallback:
         print(FALLBACK_BANNER, file=sys.stderr)
@@ -89,8 +93,41 @@ def searched() -> str:
 
 
 def prepared_from(source: str) -> dict[str, str | None] | None:
-    """What this stage wrote for arrays that exist already, made here or pulled; they are never replaced by less."""
+    """What this stage wrote for arrays that exist already, made here or pulled; they are never replaced by less.
+
+    If `prepare` failed, DVC has deleted them from the folder, but dvc.lock names them, and DVC's cache has them.
+    """
     path = paths.PREPARED / "metadata.json"
+    if not path.is_file():
+        restore_prepared()
     if not path.is_file() or (metadata := read_json(path)).get("source") != source:
         return None
     return {"source": source, "fingerprint": metadata.get("fingerprint")}
+
+
+def restore_prepared() -> None:
+    """Let DVC write the arrays that dvc.lock names, if its cache or its remote has them; nothing happens if not."""
+    if ask_dvc("checkout", "--force", str(paths.PREPARED)) is None:
+        ask_dvc("pull", "--force", str(paths.PREPARED))
+
+
+def absent_results() -> str | None:
+    """A warning if dvc.lock names models that are neither here nor in DVC's cache, as in a fresh clone."""
+    if paths.MODELS.exists() or (answer := ask_dvc("data", "status", "--json")) is None:
+        return None
+    absent = [path for path in json.loads(answer).get("not_in_cache", []) if Path(path).parts[0] == paths.MODELS.name]
+    if not absent:
+        return None
+    return (
+        f"the files of {len(absent)} models whose results are committed are neither here nor in DVC's cache, so they "
+        "are trained again; if the project has a DVC remote, stop this, and run dvc pull first"
+    )
+
+
+def ask_dvc(*arguments: str) -> str | None:
+    """The output of a command of DVC's; None if it failed, or there is nothing of DVC's here."""
+    if not Path("dvc.lock").is_file():
+        return None
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
+    ran = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False)
+    return None if ran.returncode else ran.stdout

@@ -6,49 +6,53 @@ and what is displayed. If PREFECT_API_URL is set, that server shows the run; oth
 """
 
 import argparse
+import json
+import math
 import os
+import signal
+import subprocess
 import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
 
-from pipeline.workflow.settings import HEARTBEAT, PATIENCE
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def main() -> int:
-    """Exit code 0, or 1 after one line per problem on standard error."""
+    """Exit code 0; 1 after one line per problem on standard error; 128 + N if signal N has ended the run."""
+    received: list[int] = []
+    for number in SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: received.append(number))
     options = parse_options()
-    os.environ.update(PATIENCE | os.environ | HEARTBEAT)
-    if problem := server_problem():
-        print(f"workflow: {problem}", file=sys.stderr)
-        return 1
-    from pipeline.workflow.workflows import reproduce  # importing Prefect takes seconds
-
-    state = reproduce(**vars(options), return_state=True)
-    if state.is_completed():
-        return 0
-    for line in (state.message or state.name or "failed").splitlines():
-        print(f"workflow: {line}", file=sys.stderr)
-    return 1
+    code = run_apart([sys.executable, "-m", "pipeline.workflow.run", json.dumps(vars(options))], received)
+    if code == 0 or not received:
+        return code
+    print("workflow: interrupted; run again to resume", file=sys.stderr)
+    return 128 + received[0]
 
 
-def server_problem() -> str | None:
-    """Why the server at PREFECT_API_URL cannot be used, in one line; None if it can, or if none is set."""
-    import httpx
-    from prefect.client.orchestration import get_client
-    from prefect.exceptions import PrefectHTTPStatusError
-    from prefect.settings import PREFECT_API_URL
+def run_apart(command: Sequence[str], received: Sequence[int]) -> int:
+    """Run a command that Ctrl-C does not reach, nor the server that it starts, because both are in their own session.
 
-    address = PREFECT_API_URL.value()
-    if not address:
-        return None
-    try:
-        with get_client(sync_client=True) as client:
-            client.hello()
-    except PrefectHTTPStatusError as error:
-        code = error.response.status_code
-        advice = "set PREFECT_API_AUTH_STRING to its login" if code == 401 else "is it a Prefect server?"
-        return f"PREFECT_API_URL {address!r}: the server answers {code}; {advice}"
-    except (httpx.HTTPError, httpx.InvalidURL, RuntimeError) as error:
-        return f"PREFECT_API_URL {address!r}: {' '.join(str(error).split())}; is the server running?"
-    return None
+    It ends when the other end of its standard input is closed: after a signal, or because this process has ended.
+
+    Args:
+        command: with its arguments.
+        received: signals that this process has received so far; a list that grows.
+
+    Returns:
+        Its exit code.
+    """
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as process:
+        while process.poll() is None:
+            if received and process.stdin:
+                process.stdin.close()
+            time.sleep(0.05)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # what it has left behind, if it was killed
+    return process.returncode
 
 
 def parse_options() -> argparse.Namespace:
@@ -56,14 +60,27 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m pipeline.workflow", description=__doc__)
     parser.add_argument("targets", nargs="*", metavar="TARGET")
     parser.add_argument("-S", "--set-param", action="append", dest="set_params", metavar="KEY=VALUE",
-                        help="a value of params.yaml for this run only; can be repeated")  # fmt: skip
+                        help="a value of params.yaml for this run only; can be repeated. The run works in a copy of "
+                             "the project, in .dvc/tmp/overrides, and its results stay there")  # fmt: skip
     parser.add_argument("--concurrency", type=int, help="stages at a time; default: the number of cores, or 1 on a GPU")
     parser.add_argument("--retries", type=int, default=0, help="retries of a stage that fails; default: 0")
     parser.add_argument("--retry-delay", type=float, default=30, help="seconds before a retry; default: 30")
-    parser.add_argument("--pull", action="store_true", help="before the run, pull results from DVC's remote")
-    parser.add_argument("--push", action="store_true", help="after the run, push results to DVC's remote")
+    parser.add_argument("--stage-timeout", type=positive, metavar="SECONDS",
+                        help="a stage that takes longer is terminated, and fails; default: no limit")  # fmt: skip
+    parser.add_argument("--pull", action="store_true", help="pull results of earlier runs from DVC's remote")
+    parser.add_argument(
+        "--push", action="store_true", help="push the results of each stage to DVC's remote when it ends"
+    )
     parser.add_argument("--experiment", metavar="NAME", help="save the results as a DVC experiment of this name")
     return parser.parse_args()
+
+
+def positive(text: str) -> float:
+    """Read a number above 0."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise ValueError(text)
+    return value
 
 
 if __name__ == "__main__":

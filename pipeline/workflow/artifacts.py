@@ -1,16 +1,16 @@
 """Artifacts of a workflow run in Prefect: its metrics, figures and pages, listed by DVC, and the progress of stages."""
 
-import base64
-import mimetypes
+import os
 import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import httpx
-from dvc.repo import Repo
+from prefect import get_run_logger
 from prefect.artifacts import (
     create_link_artifact,
     create_markdown_artifact,
@@ -18,7 +18,11 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.runtime import deployment, flow_run
 
+from flowvae.errors import InputError
+from pipeline.dvc_internals import Repo
+from pipeline.report.embedding import data_uri
 from pipeline.workflow.graph import StageGraph
 
 Metrics = Mapping[str, Mapping[str, float]]  # by file, then by name
@@ -73,8 +77,45 @@ def show(graph: StageGraph) -> None:
     for page in filter(Path.is_file, graph.outputs):
         if page.suffix == ".md":
             create_markdown_artifact(with_embedded_images(page), key=key_of(page.stem), description=page.name)
-        if page.suffix == ".html":
-            create_link_artifact(page.as_uri(), link_text=str(page), key=key_of(page.stem), description=page.name)
+        if page.suffix == ".html" and (link := lasting_link(page)):
+            create_link_artifact(link, link_text=link, key=key_of(page.stem), description=page.name)
+
+
+def lasting_link(page: Path) -> str | None:
+    """Where a page can be opened after the run: in FLOWVAE_STORAGE if it is set, else in this folder if it stays.
+
+    Returns:
+        Its URI; None if it is gone with the clone of this run.
+    """
+    if not (storage := os.environ.get("FLOWVAE_STORAGE")):
+        return page.as_uri() if folder_stays() else None
+    try:
+        return store_page(page, storage)
+    except InputError as error:
+        get_run_logger().warning(f"{page.name} is not stored: {error}")
+        return None
+
+
+def folder_stays() -> bool:
+    """Whether this folder is the user's, and not a clone that was made for the run of a deployment."""
+    return deployment.id is None or os.environ.get("FLOWVAE_FOLDER") == str(Path.cwd())
+
+
+def store_page(page: Path, uri: str) -> str:
+    """Copy a page into storage, under the date and the name of this run.
+
+    Returns:
+        Its URI, without the options of the storage's.
+
+    Raises:
+        InputError: the storage is invalid or unavailable.
+    """
+    from pipeline.distributed.storage import Storage  # which takes a while, and is needed only here
+
+    storage = Storage.of(uri, f"reports/{flow_run.scheduled_start_time:%Y-%m-%d}-{key_of(flow_run.name)}")
+    storage.write(page.name, page.read_bytes())
+    scheme = urlsplit(uri).scheme
+    return f"{scheme}://{storage.folder}/{page.name}" if scheme else Path(storage.folder, page.name).as_uri()
 
 
 def key_of(name: str) -> str:
@@ -112,12 +153,6 @@ def with_embedded_images(page: Path) -> str:
         return f"![{match['text']}]({data_uri(image)})" if image.is_file() else match[0]
 
     return re.sub(r"!\[(?P<text>[^\]]*)\]\((?P<path>[^):]+)\)", embed, page.read_text(encoding="utf-8"))
-
-
-def data_uri(image: Path) -> str:
-    """An image file as a data URI."""
-    media_type, _ = mimetypes.guess_type(image.name)
-    return f"data:{media_type};base64,{base64.b64encode(image.read_bytes()).decode()}"
 
 
 def finished_fraction(line: str) -> float | None:

@@ -19,6 +19,7 @@ from pipeline.running.redaction import redact
 
 LOCK = Path(".dvc/tmp/workflow.lock")
 LEASH = Path(__file__).with_name("leash.py")
+DVC = ("dvc", "--wait-for-lock")
 BUSY = ("Unable to acquire lock", "is busy, it is being blocked by")  # DVC's messages while another process works
 MAX_ATTEMPTS, RETRY_SECONDS = 20, 3.0  # while DVC is busy
 HINTS = (
@@ -31,37 +32,48 @@ HINTS = (
 NUM_LAST_LINES = 50  # that are searched for the reason of a failure
 
 
+class TimeLimitError(InputError):
+    """A command has taken longer than it may."""
+
+
 class Children:
     """DVC commands in the working folder, which can all be stopped together.
 
     Args:
         threads: number of threads for the computations of each command.
+        limit: seconds after which a command is terminated; None for no limit.
     """
 
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
+    def __init__(self, threads: int, limit: float | None = None) -> None:
+        self.threads, self.limit = threads, limit
         self.running: set[subprocess.Popen[str]] = set()
         self.stopped = threading.Event()
 
-    def run(self, arguments: Sequence[str], on_line: Callable[[str], None]) -> None:
+    def run(self, arguments: Sequence[str], on_line: Callable[[str], None], program: Sequence[str] = DVC) -> None:
         """Run `dvc ARGUMENTS`; run it again a little later while another DVC process holds a lock.
 
         Args:
             arguments: of DVC.
             on_line: called with each line of the output, without credentials.
+            program: a module to run in place of DVC, and its first arguments.
 
         Raises:
+            TimeLimitError: it was terminated after `limit` seconds.
             InputError: the command failed; the message is one line with the reason.
         """
+        command = redact(f"{program[0].split('.')[-1]} {' '.join(arguments)}")
+        end = None if self.limit is None else time.monotonic() + self.limit
         for attempt in range(1, MAX_ATTEMPTS + 1):
-            code, lines = self._run_once(arguments, on_line)
+            code, lines = self._run_once([*program, *arguments], on_line, end)
             if self.stopped.is_set():
-                raise InputError(f"dvc {' '.join(arguments)} was stopped; run it again to resume")
+                raise InputError(f"{command} was stopped; run it again to resume")
             if code == 0:
                 return
+            if end is not None and time.monotonic() >= end:
+                limit = f"{self.limit:g} s, its limit (stage_timeout)"
+                raise TimeLimitError(f"{command} was terminated after {limit}; run it again to resume")
             busy = any(message in line for line in lines for message in BUSY)
             if not busy or attempt == MAX_ATTEMPTS:
-                command = redact(f"dvc {' '.join(arguments)}")
                 raise InputError(f"{command} failed with exit code {code}: {reason(lines)}")
             seconds = random.uniform(0.2, 1) * RETRY_SECONDS
             on_line(f"another DVC process holds a lock; trying again in {seconds:.1f} s")
@@ -73,13 +85,15 @@ class Children:
         for process in list(self.running):
             release(process)
 
-    def _run_once(self, arguments: Sequence[str], on_line: Callable[[str], None]) -> tuple[int, list[str]]:
-        """Run a command once.
+    def _run_once(
+        self, arguments: Sequence[str], on_line: Callable[[str], None], end: float | None
+    ) -> tuple[int, list[str]]:
+        """Run `python -m ARGUMENTS` once, until it ends, or at the longest until this monotonic time.
 
         Returns:
             Its exit code and the last lines of its output.
         """
-        command = [sys.executable, str(LEASH), sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
+        command = [sys.executable, str(LEASH), sys.executable, "-m", *arguments]
         lines: deque[str] = deque(maxlen=NUM_LAST_LINES)
         with subprocess.Popen(
             command,
@@ -94,10 +108,11 @@ class Children:
             self.running.add(process)
             if self.stopped.is_set():
                 release(process)
-            for line in process.stdout or ():
-                if line.strip() and not line.strip().startswith(HINTS):
-                    lines.append(redact(line.rstrip()))
-                    on_line(lines[-1])
+            with released_at(end, process):
+                for line in process.stdout or ():
+                    if line.strip() and not line.strip().startswith(HINTS):
+                        lines.append(redact(line.rstrip()))
+                        on_line(lines[-1])
             self.running.discard(process)
         return process.returncode, list(lines)
 
@@ -118,7 +133,23 @@ def release(process: subprocess.Popen[str]) -> None:
 
 
 @contextmanager
-def child_processes(width: int, concurrency: int | None) -> Iterator[tuple[Children, int]]:
+def released_at(end: float | None, process: subprocess.Popen[str]) -> Iterator[None]:
+    """Release the process at this monotonic time, unless the block ends before."""
+    if end is None:
+        yield
+        return
+    timer = threading.Timer(end - time.monotonic(), release, [process])
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextmanager
+def child_processes(
+    width: int, concurrency: int | None, stage_timeout: float | None = None
+) -> Iterator[tuple[Children, int]]:
     """Run DVC commands that are stopped at the end of the block, and decide how many stages run in parallel.
 
     The number of threads of a stage depends on this number, but not on the targets. So a stage gives the same bytes,
@@ -127,13 +158,14 @@ def child_processes(width: int, concurrency: int | None) -> Iterator[tuple[Child
     Args:
         width: number of stages of dvc.yaml that could run in parallel.
         concurrency: requested number of stages at a time; None means the number of cores, or 1 where there is a GPU.
+        stage_timeout: seconds after which a command is terminated; None for no limit.
 
     Yields:
         The commands, and the number of stages at a time.
     """
     cores = available_cpus()
     limit = concurrency or (1 if has_gpu() else min(cores, width))
-    children = Children(threads=max(1, cores // limit))
+    children = Children(max(1, cores // limit), stage_timeout)
     try:
         yield children, limit
     finally:

@@ -1,8 +1,6 @@
 """Whether the committed results can still be reproduced: metrics of two runs, compared by their standard errors."""
 
 import math
-import os
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,31 +8,32 @@ from pathlib import Path
 from typing import Any
 
 from flowvae.errors import InputError
+from pipeline.listing import git
 from pipeline.workflow.artifacts import Metrics
+from pipeline.workflow.copies import add_worktree, working_in
 
 VALUE_SUFFIX, ERROR_SUFFIX = "_nats", "_stderr"  # of the names of a metric and of its standard error
 
 
 @contextmanager
-def fresh_clone() -> Iterator[None]:
-    """Work in a new clone of the last commit, whose DVC cache is empty, so that no stage is up to date.
+def fresh_checkout() -> Iterator[None]:
+    """Work in a new worktree of the last commit, whose DVC cache is empty, so that no stage is up to date.
 
     Raises:
         InputError: the working folder is not in a git repository, or it has no commit.
     """
-    before = Path.cwd()
-    with tempfile.TemporaryDirectory(prefix="drift-") as folder:
-        clone = Path(folder) / before.name
-        command = ["git", "clone", "--quiet", str(before), str(clone)]
-        completed = subprocess.run(command, capture_output=True, text=True, check=False)
-        if completed.returncode:
-            reason = " ".join(completed.stderr.split())
-            raise InputError(f"{before}: cannot be cloned ({reason}); a drift check needs a git commit")
-        os.chdir(clone)
+    project = Path.cwd()
+    with tempfile.TemporaryDirectory(prefix="drift-") as parent:
+        folder = Path(parent) / project.name
         try:
-            yield
+            add_worktree(project, folder)
+        except InputError as error:
+            raise InputError(f"{error}; a drift check needs a git commit") from None
+        try:
+            with working_in(folder):
+                yield
         finally:
-            os.chdir(before)
+            git(project, "worktree", "remove", "--force", str(folder))
 
 
 def compare(committed: Metrics, measured: Metrics, num_standard_errors: float) -> list[dict[str, Any]]:

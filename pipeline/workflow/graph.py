@@ -1,13 +1,10 @@
 """DVC's graph of stages: which stages there are, what each depends on, and which are stale."""
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import networkx
-from dvc.lock import LockError
-from dvc.repo import Repo, lock_repo
-from dvc.repo.reproduce import get_active_graph, plan_repro
-from dvc.stage import Stage
+
+from pipeline.dvc_internals import open_repo, plan, stale
 
 
 class StageGraph:
@@ -21,17 +18,8 @@ class StageGraph:
     """
 
     def __init__(self, targets: Sequence[str]) -> None:
-        self.repo = Repo(_wait_for_lock=True)
-        with lock_repo(self.repo):
-            graph = get_active_graph(self.repo.index.graph)
-            wanted = [stage for target in targets for stage in self.repo.stage.collect(target)]
-            order = plan_repro(graph, wanted or None)
-            self.dependencies: dict[str, set[str]] = {
-                stage.addressing: {dep.addressing for dep in graph[stage]} for stage in order
-            }
-            self.outputs = [Path(out.fs_path) for stage in order for out in stage.outs]
-            # The number of stages of dvc.yaml that could run in parallel; the same for all targets.
-            self.width = max(map(len, networkx.topological_generations(graph)), default=1)
+        self.repo = open_repo()
+        self.dependencies, self.outputs, self.width = plan(self.repo, targets)
         generations = networkx.topological_generations(networkx.DiGraph(self.dependencies))
         # The length of the longest chain of stages that wait for each stage. Ties are broken by DVC's order.
         self.height = {stage: height for height, stages in enumerate(generations) for stage in stages}
@@ -43,20 +31,4 @@ class StageGraph:
 
     def stale(self, stages: Iterable[str]) -> set[str]:
         """The stages that DVC would run or fetch from its cache, among stages whose dependencies are up to date."""
-        candidates = set(stages)
-        if not candidates:
-            return set()
-        with lock_repo(self.repo):
-            return {
-                stage.addressing
-                for stage in self.repo.index.stages
-                if stage.addressing in candidates and is_stale(stage)
-            }
-
-
-def is_stale(stage: Stage) -> bool:
-    """Whether DVC considers a stage stale, or another process locks its files, so that DVC has to check again."""
-    try:
-        return stage.changed()
-    except LockError:
-        return True
+        return stale(self.repo, stages)

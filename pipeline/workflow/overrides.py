@@ -1,53 +1,57 @@
-"""Values of params.yaml that hold for one run."""
+"""Values of params.yaml that hold for one run, which works in a copy of the project."""
 
+import hashlib
+import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from dvc.exceptions import DvcException
-from dvc.utils.hydra import apply_overrides
-
 from flowvae.errors import InputError
-from pipeline.files import read_json, write_json, write_text
+from pipeline.dvc_internals import DvcException, apply_overrides
 from pipeline.paths import PARAMS
+from pipeline.workflow.copies import update_copy, working_in
 
-JOURNAL = Path(".dvc/tmp/overrides.json")
+COPIES = Path(".dvc/tmp/overrides")
+DATA_ROOT = "FLOWVAE_DATA_ROOT"
 
 
 @contextmanager
-def overridden(overrides: Sequence[str]) -> Iterator[None]:
-    """Put these values into params.yaml inside the block, and restore the file afterwards.
-
-    If this process is killed inside the block, the next call restores the file.
+def overridden(overrides: Sequence[str]) -> Iterator[Path | None]:
+    """Work with these values inside the block: in a copy of the project, which is kept for the next run with them.
 
     Args:
         overrides: in the syntax of `dvc exp run --set-param`: training.epochs=2, ~variants.vae.
 
+    Yields:
+        The copy, relative to the project; without overrides None, and the block works in the project itself.
+
     Raises:
         InputError: one line per invalid override or key; nothing was changed.
     """
-    restore()
     if not overrides:
-        yield
+        yield None
         return
-    before, during = PARAMS.read_text(encoding="utf-8"), with_overrides(PARAMS, overrides)
-    write_json(JOURNAL, {"before": before, "during": during})
-    write_text(PARAMS, during)
+    project, copy = Path.cwd(), COPIES / name_of(overrides)
+    text, images = with_overrides(PARAMS, overrides)
+    update_copy(project, project / copy, text, images)
+    given = os.environ.get(DATA_ROOT)
+    if given:
+        os.environ[DATA_ROOT] = os.path.abspath(given)
     try:
-        yield
+        with working_in(copy):
+            yield copy
     finally:
-        restore()
+        if given:
+            os.environ[DATA_ROOT] = given
 
 
-def restore() -> None:
-    """Undo the overrides of a run in params.yaml, unless the file was edited meanwhile."""
-    if JOURNAL.exists():
-        texts = read_json(JOURNAL)
-        if PARAMS.read_text(encoding="utf-8") == texts["during"]:
-            write_text(PARAMS, texts["before"])
-        JOURNAL.unlink()
+def name_of(overrides: Sequence[str]) -> str:
+    """A name for the copy: what can be read of the overrides, and a hash of them."""
+    readable = re.sub("[^a-z0-9]+", "-", " ".join(overrides).lower()).strip("-")[:40]
+    return f"{readable}-{hashlib.sha256(repr(list(overrides)).encode()).hexdigest()[:12]}"
 
 
 def params_problems() -> list[str]:
@@ -61,8 +65,11 @@ def params_problems() -> list[str]:
     return []
 
 
-def with_overrides(path: Path, overrides: Sequence[str]) -> str:
+def with_overrides(path: Path, overrides: Sequence[str]) -> tuple[str, Path]:
     """The text of params.yaml with these values, which are checked like any params.yaml.
+
+    Returns:
+        The text, and the folder of the user's own images in it.
 
     Raises:
         InputError: one line per invalid override or key.
@@ -79,7 +86,7 @@ def with_overrides(path: Path, overrides: Sequence[str]) -> str:
                 expected = "expected KEY=VALUE for a key of params.yaml, or +KEY=VALUE for a new key"
                 raise InputError(f"--set-param {override}: {reason.rstrip('.')}; {expected}") from error
         try:
-            load_params(copy)
+            params = load_params(copy)
         except InputError as error:
             raise InputError(str(error).replace(str(copy), f"--set-param {' '.join(overrides)}")) from error
-        return copy.read_text(encoding="utf-8")
+        return copy.read_text(encoding="utf-8"), Path(params.data.folder.path).expanduser()

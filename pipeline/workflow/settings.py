@@ -1,15 +1,8 @@
-"""Settings of Prefect that runs, servers and automations share. Nothing here imports Prefect, which reads them then.
-
-A run sends heartbeats; an automation of the server marks a run as crashed that has sent none for a while. Both numbers
-are here. The deployments of infra/prefect/*.yaml repeat HEARTBEAT for the processes that their runs start in.
-"""
+"""Settings of Prefect that runs, servers and automations share. Importing this module does not import Prefect."""
 
 import os
 import secrets
 from pathlib import Path
-
-HEARTBEAT = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}  # seconds; the minimum that Prefect allows
-SILENCE = 3 * int(HEARTBEAT["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])  # seconds without one, after which a run is dead
 
 # SQLite is slow, and a temporary server starts slowly, while trainings use all cores.
 PATIENCE = {
@@ -17,6 +10,18 @@ PATIENCE = {
     "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
 }
+
+
+def silence() -> int:
+    """Seconds without a heartbeat of a run, after which it is dead.
+
+    How often runs send heartbeats is set in pyproject.toml, which Prefect reads wherever a run or a worker starts.
+    """
+    from prefect.settings import get_current_settings
+
+    frequency = get_current_settings().flows.heartbeat_frequency
+    assert frequency is not None
+    return 3 * frequency
 
 
 def guarded(address: str, login: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 
 import psutil
@@ -112,10 +113,14 @@ class Orchestra:
         answer.raise_for_status()
         return answer.json()
 
-    def trigger(self, deployment: str, **parameters) -> str:
-        """Start a run of a deployment, and return its id."""
+    def trigger(self, deployment: str, scheduled: datetime | None = None, **parameters) -> str:
+        """Start a run of a deployment, by default one that is scheduled for now, and return its id."""
         deployment_id = self.get(f"/deployments/name/{deployment}")["id"]
-        return self.post(f"/deployments/{deployment_id}/create_flow_run", parameters=parameters)["id"]
+        content = {"parameters": parameters}
+        if scheduled:
+            details = {"scheduled_time": scheduled.isoformat()}
+            content["state"] = {"type": "SCHEDULED", "state_details": details}
+        return self.post(f"/deployments/{deployment_id}/create_flow_run", **content)["id"]
 
     def get(self, path: str):
         answer = self.session.get(f"{self.api}{path}", timeout=60)

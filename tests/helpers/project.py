@@ -16,7 +16,8 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[2]
 PARTS = (
-    ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "dvc.yaml", "params.yaml", "flowvae", "pipeline",
+    ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "pyproject.toml", "dvc.yaml", "params.yaml",
+    "flowvae", "pipeline",
     "reports/studies/.gitkeep",  # the report depends on the folder, which without studies holds nothing else
 )  # fmt: skip
 VARIANTS = ("vae", "planar-4", "real-nvp-2")
@@ -102,10 +103,35 @@ def stage(project: Path, *arguments: str, **changes: str) -> subprocess.Complete
     return command(project, sys.executable, "-m", "pipeline", *arguments, check=False, **changes)
 
 
+def workflow(project: Path, prefect_home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m pipeline.workflow` in the project, without a server; it may fail."""
+    settings = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "")  # Prefect calls loopback
+    settings["PREFECT_HOME"] = str(prefect_home)
+    return command(project, sys.executable, "-m", "pipeline.workflow", *arguments, check=False, **settings)
+
+
+def ran_in(ran: subprocess.CompletedProcess[str]) -> set[str]:
+    """The stages that a workflow ran."""
+    return {line.split("'")[3] for line in (ran.stdout + ran.stderr).splitlines() if "Running stage" in line}
+
+
+def add_stage(project: Path, text: str) -> None:
+    """Add a stage to dvc.yaml, indented as there."""
+    path = project / "dvc.yaml"
+    path.write_text(path.read_text().replace("stages:", "stages:" + text, 1))
+
+
 def commit(project: Path) -> None:
     """Commit all files to git."""
     command(project, "git", "add", "--all")
     command(project, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "-m", "results")
+
+
+def contents(project: Path) -> dict[str, bytes]:
+    """All files of the user's in a project: neither git's, nor DVC's cache and temporary ones, nor logs."""
+    hidden = (".git/", ".dvc/cache/", ".dvc/tmp/", "logs/")
+    files = {path.relative_to(project).as_posix(): path for path in project.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in sorted(files.items()) if not name.startswith(hidden)}
 
 
 def with_posterior(**settings: Any) -> dict[str, Any]:

@@ -22,6 +22,9 @@ from project import (
     study_rows,
 )
 
+from pipeline.files import read_json, write_json
+
+TOLD = "whose results are committed are neither here nor in DVC's cache"
 SECOND_SEED = {f"{stage}@{variant}-1" for stage in ("train", "evaluate") for variant in VARIANTS}
 
 
@@ -76,7 +79,33 @@ def test_a_fresh_clone_pulls_and_runs_only_fetch(clone):
     ran = dvc(clone, "repro")
     assert stages_run(ran) == set()
     assert "Running stage 'fetch'" in ran.stdout + ran.stderr
+    assert TOLD not in ran.stdout + ran.stderr
     assert command(clone, "git", "status", "--porcelain").stdout == ""
+
+
+def test_without_a_pull_fetch_says_that_everything_is_trained_again(clone):
+    ran = dvc(clone, "repro", "fetch")
+    (line,) = (line for line in (ran.stdout + ran.stderr).splitlines() if TOLD in line)
+    assert line.startswith(f"fetch: the files of {len(RUNS)} models") and "dvc pull" in line
+
+
+def test_real_data_are_not_replaced_by_the_fallback_after_prepare_failed(copy):
+    """DVC has then deleted the arrays; without their source files and the network they are only in its cache."""
+    source, metadata = copy / "data/source.json", copy / "data/prepared/metadata.json"
+    write_json(source, {"source": "mnist", "fingerprint": None})
+    write_json(metadata, read_json(metadata) | {"source": "mnist", "banner": None})
+    dvc(copy, "commit", "--force", "fetch")
+    dvc(copy, "commit", "--force", "prepare")
+    before, code = metadata.read_bytes(), (copy / "pipeline/stages/prepare.py").read_text()
+    append_comment(copy / "pipeline/stages/prepare.py")
+    for _ in range(2):
+        ran = dvc(copy, "repro", "prepare", check=False)
+        assert ran.returncode != 0 and "prepare: MNIST is in no folder" in ran.stderr
+        assert "FALLBACK" not in ran.stdout + ran.stderr
+        assert read_json(source)["source"] == "mnist" and not metadata.exists()
+    (copy / "pipeline/stages/prepare.py").write_text(code)
+    assert stages_run(dvc(copy, "repro", "prepare")) == set()
+    assert metadata.read_bytes() == before
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from flowvae.errors import InputError
-from pipeline.workflow.children import LEASH, Children, reason
+from pipeline.workflow.children import LEASH, Children, TimeLimitError, reason
 
 SLEEPERS = (
     "import subprocess, sys; subprocess.Popen(['sleep', '600'], start_new_session=True); print('up', flush=True); "
@@ -94,6 +94,17 @@ def test_a_stopped_command_is_not_retried(tiny):
     assert time.monotonic() - started < 30
     with pytest.raises(InputError, match="was stopped"):
         children.run(["repro", "--single-item", "long"], lambda line: None)
+
+
+def test_a_command_that_takes_too_long_is_terminated_with_all_that_it_has_started(tiny):
+    (tiny / "dvc.yaml").write_text("stages:\n  long: {cmd: 'touch begun.txt; sleep 601 & sleep 602'}\n")
+    started = time.monotonic()
+    with pytest.raises(TimeLimitError, match=r"long was terminated after 5 s, its limit \(stage_timeout\)"):
+        Children(threads=1, limit=5).run(["repro", "--single-item", "long"], lambda line: None)
+    assert 5 <= time.monotonic() - started < 15
+    assert (tiny / "begun.txt").exists()
+    sleepers = [process for process in psutil.process_iter(["cmdline", "cwd"]) if process.info["cwd"] == str(tiny)]
+    assert [process for process in sleepers if "sleep" in (process.info["cmdline"] or ())] == []
 
 
 @pytest.mark.parametrize(

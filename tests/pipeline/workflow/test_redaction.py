@@ -40,6 +40,25 @@ def test_credentials_are_hidden(text, expected):
     assert redact(text, environment) == expected
 
 
+def test_what_leaves_a_workflow_is_redacted(capfd):
+    """Also what no DVC command has printed: a problem of the user's, and a traceback."""
+    import prefect
+
+    from pipeline.workflow.workflows import collecting_problems
+
+    with collecting_problems() as problems:
+        raise InputError(f"first\nhttps://user:{TOKEN}@host/project.git cannot be cloned")
+    assert problems == ["first", "https://***@host/project.git cannot be cloned"]
+    logger = prefect.logging.get_logger("prefect.engine")
+    try:
+        raise ValueError(f"https://user:{TOKEN}@host")
+    except ValueError:
+        logger.exception("%s", f"s3://key:{TOKEN}@bucket")
+    shown = "".join(capfd.readouterr())
+    assert "s3://***@bucket" in shown and "ValueError: https://***@host" in shown
+    assert TOKEN not in shown
+
+
 class Refusing(BaseHTTPRequestHandler):
     """A server that answers 401 to everything."""
 

