@@ -38,13 +38,14 @@ def share_arrays(folder: Path, uri: str) -> str:
     """
     metadata = read_metadata(folder)
     storage = Storage.of(uri, f"data/{digest_of(metadata)}")
-    for path in (*(folder / f"{name}.npy" for name in metadata.sha256), folder / METADATA):
-        share_file(path, storage)
+    for name in metadata.sha256:
+        share_file(folder / f"{name}.npy", storage)
+    share_file(folder / METADATA, storage, again=True)  # by its time, `pipeline.submit.prune` sees what is in use
     return digest_of(metadata)
 
 
-def share_file(path: Path, storage: Storage) -> None:
-    """Upload a file unless it is there already."""
+def share_file(path: Path, storage: Storage, *, again: bool = False) -> None:
+    """Upload a file, also again if it is there already, or else only if it is not."""
 
     def content() -> Iterator[bytes]:
         with reading(path):
@@ -52,7 +53,7 @@ def share_file(path: Path, storage: Storage) -> None:
 
     with reading(path):
         num_bytes = path.stat().st_size
-    if not storage.has(path.name, num_bytes):
+    if again or not storage.has(path.name, num_bytes):
         storage.write_pieces(path.name, content())
 
 

@@ -1,5 +1,6 @@
 """Ray's Jobs API: submit a job and follow its log, even if the connection drops for a while."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
+import aiohttp
 import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
@@ -15,10 +17,15 @@ from flowvae.errors import InputError
 from pipeline.distributed.cluster import TOKEN_HINT, check_address, first_sentence
 
 T = TypeVar("T")
-NO_ANSWER = (requests.RequestException, RuntimeError, ConnectionError)
+NO_ANSWER = (requests.RequestException, aiohttp.ClientError, RuntimeError, ConnectionError)
 POLL_SECONDS = 2
 START_SECONDS = 25  # after which a new cluster accepts jobs
+QUIET_SECONDS = 60  # without a line of the log, after which the status is asked for: the connection may be dead
 SILENCE_SECONDS = 300  # without an answer from the cluster, after which following ends; the job continues
+
+
+class JobFailedError(InputError):
+    """A job failed or was stopped."""
 
 
 class Jobs:
@@ -39,7 +46,8 @@ class Jobs:
         check_address(f"{parts.hostname}:{port}", "--address")
         self.address = address
         self.client = call_cluster(address, lambda: JobSubmissionClient(address))
-        logging.getLogger("ray").setLevel(logging.WARNING)  # otherwise Ray logs each file that it excludes
+        for name in ("ray", JobSubmissionClient.__module__):  # otherwise Ray logs each file that it excludes, and more
+            logging.getLogger(name).setLevel(logging.WARNING)
 
     def submit(self, job: str, entrypoint: str, folder: Path, variables: dict[str, str]) -> None:
         """Send a folder, and start the job.
@@ -74,17 +82,18 @@ class Jobs:
 
         Args:
             job: its name.
-            show: called with each new part of the log.
+            show: called with whole lines of the log.
 
         Raises:
-            InputError: the job failed or was stopped, or the cluster did not answer for minutes.
+            JobFailedError: the job failed or was stopped.
+            InputError: there is no such job, or the cluster did not answer for minutes.
         """
-        num_shown, last_answer = 0, time.monotonic()
+        log, last_answer = Log(show), time.monotonic()
         while True:
             try:
                 info = self.client.get_job_info(job)
-                log = self.client.get_job_logs(job)
                 last_answer = time.monotonic()
+                asyncio.run(self._tail(job, log))
             except NO_ANSWER as error:
                 if "does not exist" in str(error):
                     raise InputError(
@@ -95,17 +104,63 @@ class Jobs:
                         f"{self.address}: no answer for {SILENCE_SECONDS} s ({first_sentence(error)}); the job "
                         f"continues to run; follow it again with --attach {job}"
                     ) from error
+                time.sleep(POLL_SECONDS)
             else:
-                end = len(log) if info.status.is_terminal() else log.rfind("\n") + 1  # whole lines
-                show(log[num_shown:end])
-                num_shown = max(num_shown, end)
-                if info.status == JobStatus.SUCCEEDED:
+                if info.status.is_terminal():  # before its log was read to the end
+                    log.end()
+                    check_succeeded(job, info)
                     return
-                if info.status.is_terminal():
-                    raise InputError(
-                        f"{job}: {reason_of(info)}; its log is above; submit again to resume from its checkpoints"
-                    )
-            time.sleep(POLL_SECONDS)
+
+    async def _tail(self, job: str, log: "Log") -> None:
+        """Show what Ray sends of a log, until Ray closes the connection or the job has ended."""
+        log.restart()
+        pieces = self.client.tail_job_logs(job)
+        while True:
+            piece = asyncio.ensure_future(anext(pieces, None))
+            while not (await asyncio.wait((piece,), timeout=QUIET_SECONDS))[0]:
+                if self.client.get_job_info(job).status.is_terminal():
+                    piece.cancel()
+                    return
+            text = piece.result()
+            if text is None:
+                return
+            log.add(text)
+
+
+class Log:
+    """Shows the lines of a log once each, although Ray sends it from its start after each connection.
+
+    Args:
+        show: called with whole lines.
+    """
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self.show, self.num_received, self.position, self.line = show, 0, 0, ""
+
+    def restart(self) -> None:
+        """Begin with another connection."""
+        self.position = 0
+
+    def add(self, text: str) -> None:
+        """Show those lines of a piece that earlier connections did not send."""
+        start, self.position = self.position, self.position + len(text)
+        lines, newline, self.line = (self.line + text[max(0, self.num_received - start) :]).rpartition("\n")
+        self.num_received = max(self.num_received, self.position)
+        if newline:
+            self.show(lines + newline)
+
+    def end(self) -> None:
+        """Show the last line if it does not end with a newline."""
+        if self.line:
+            self.show(self.line)
+
+
+def check_succeeded(job: str, info: JobDetails) -> None:
+    """Raise JobFailedError if a job that has ended failed or was stopped."""
+    if info.status != JobStatus.SUCCEEDED:
+        raise JobFailedError(
+            f"{job}: {reason_of(info)}; its log is above; submit again: what is finished is not repeated"
+        )
 
 
 def reason_of(info: JobDetails) -> str:

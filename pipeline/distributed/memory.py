@@ -15,6 +15,10 @@ class ActorManager(RayActorManager):
 
     Tune 2.60 handles actors that die and tasks that raise. The monitor's OutOfMemoryError is neither, so it would end
     the whole study. With this class, only the trial fails; it is retried, and recorded with the reason.
+
+    To be reported at https://github.com/ray-project/ray/issues: "Tune: a trial that the memory monitor kills ends the
+    whole run"; https://github.com/ray-project/ray/issues/41575 seems to be a case of it. This class can go with the
+    first version of Ray whose `RayActorManager._actor_task_failed` handles an OutOfMemoryError; 2.60 does not.
     """
 
     def _actor_task_failed(self, tracked_actor_task: TrackedActorTask, exception: Exception) -> None:

@@ -4,6 +4,7 @@ import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -43,7 +44,7 @@ class Storage:
             uri: the value of FLOWVAE_STORAGE: an absolute folder, or s3://BUCKET/FOLDER, followed by
                 ?endpoint_override=HOST:PORT&scheme=http for your own S3 server. Credentials come from the environment
                 (AWS_ACCESS_KEY_ID, ...), never from the URI.
-            name: of the folder, relative to the URI.
+            name: of the folder, relative to the URI; empty for the whole storage.
 
         Raises:
             InputError: the URI is invalid, or it contains credentials.
@@ -60,7 +61,7 @@ class Storage:
                 f"FLOWVAE_STORAGE: expected an absolute folder or a URI like s3://bucket/folder, got {uri!r} "
                 f"({' '.join(str(error).split())})"
             ) from error
-        return cls(filesystem, f"{root.rstrip('/')}/{name}")
+        return cls(filesystem, f"{root.rstrip('/')}/{name}".rstrip("/"))
 
     def new_start(self) -> str:
         """A name for Ray's files of this start of the run, which no earlier start had.
@@ -137,11 +138,16 @@ class Storage:
             warn(f"{path}: damaged, its checksum is not the one in its name; resuming from an earlier one")
         return None, None
 
+    def last_writes(self) -> dict[str, datetime]:
+        """When each file in the folder was written, by its path in the folder."""
+        files = (info for info in self._list(recursive=True) if info.is_file)
+        return {info.path.removeprefix(f"{self.folder}/"): info.mtime for info in files}
+
     def delete(self, path: str) -> None:
         """Delete a file, unless the same run in another clone has deleted it.
 
         Args:
-            path: one of `checkpoints`.
+            path: in the file system, such as one of `checkpoints`.
         """
         with suppress(FileNotFoundError), self._storage_errors():
             self.filesystem.delete_file(path)

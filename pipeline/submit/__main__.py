@@ -2,8 +2,8 @@
 
 A TARGET is a stage of dvc.yaml (study@depth, train@vae-0, or study for all studies) or a variant of params.yaml, which
 means its training and evaluation with every seed. Without targets, all variants and all studies are submitted. The job
-runs `dvc repro` on the cluster. Afterwards its results are copied into the working tree and committed to DVC as if they
-had been produced here, so that `dvc status` is clean.
+runs them with DVC on the cluster. Afterwards their results are copied into the working tree and committed to DVC as if
+they had been produced here, so that `dvc status` is clean. If a stage fails, the results of the others are copied.
 """
 
 import argparse
@@ -16,18 +16,16 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dvc.exceptions import DvcException
-from dvc.repo import Repo
-
 from flowvae.errors import InputError
 from pipeline import paths
 from pipeline.distributed.arrays import share_arrays
+from pipeline.dvc_internals import DvcException, Repo
 from pipeline.params.reading import load_params
 from pipeline.params.schema import Params, run_name
 from pipeline.running.redaction import redact
 from pipeline.submit.project import copy_tracked
 from pipeline.submit.request import Request, read_request, source_hash, write_request
-from pipeline.submit.results import copy_results_back
+from pipeline.submit.results import copy_results_back, share_results
 
 if TYPE_CHECKING:
     from pipeline.distributed.jobs import Jobs
@@ -90,18 +88,47 @@ def submit(options: argparse.Namespace) -> None:
     jobs = None if options.prepare or options.collect else Jobs(options.address)
     if options.attach or options.collect:
         request = read_request(uri, job)
-        request.check_sources(f"jobs/{job}")
     else:
         request = prepare(stages_to_run(options.targets, load_params(paths.PARAMS)), uri, job)
         if jobs:
             send(jobs, job, request.stages)
     if options.prepare or options.detach:
         return
-    if jobs:
+    collect(uri, job, request, follow(jobs, job) if jobs else [])
+
+
+def follow(jobs: "Jobs", job: str) -> list[str]:
+    """Show the log of a job until it has ended. Returns: a line if it failed or was stopped."""
+    from pipeline.distributed.jobs import JobFailedError
+
+    try:
         jobs.follow(job, lambda text: print(redact(text), end="", flush=True))
-        request.check_sources(f"jobs/{job}")
-    stages = copy_results_back(Path.cwd(), request.results(uri, job), request)
-    print(f"{job}: copied back the results of {', '.join(stages)}")
+    except JobFailedError as error:
+        return [str(error)]
+    return []
+
+
+def collect(uri: str, job: str, request: Request, problems: list[str]) -> None:
+    """Copy the results of a job back.
+
+    Args:
+        uri: FLOWVAE_STORAGE.
+        job: its name.
+        request: what it was asked for.
+        problems: of the job, one line each.
+
+    Raises:
+        InputError: the job or one of its stages failed, or its results are not those of what is in this folder. The
+            results of other stages were copied.
+    """
+    try:
+        stages, more = copy_results_back(Path.cwd(), uri, job, request)
+    except InputError as error:
+        stages, more = [], [str(error)]
+    if stages:
+        print(f"{job}: copied back the results of {', '.join(stages)}", flush=True)
+    if problems or more:
+        raise InputError("\n".join([*problems, *more]))
 
 
 def send(jobs: "Jobs", job: str, stages: list[str]) -> None:
@@ -143,6 +170,8 @@ def stages_of(target: str, params: Params) -> list[str]:
 def prepare(stages: list[str], uri: str, job: str) -> Request:
     """Check that the stages exist, prepare the data, and put into storage what the job needs apart from the code.
 
+    That includes the results of stages that are up to date here, which the job then does not run.
+
     Returns:
         The request, which is in storage too.
     """
@@ -151,6 +180,7 @@ def prepare(stages: list[str], uri: str, job: str) -> Request:
             repo.stage.collect(stage)
         repo.reproduce(["prepare"])
     request = Request(stages=stages, data=share_arrays(paths.PREPARED, uri), sources=source_hash(Path.cwd()))
+    share_results(Path.cwd(), uri, stages)
     write_request(uri, job, request)
     return request
 

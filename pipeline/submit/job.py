@@ -1,7 +1,8 @@
 """What a submitted job runs on the cluster: python -m pipeline.submit.job NAME [STAGE ...].
 
-It runs in a copy of the project that was sent with the job. It fetches the prepared data from FLOWVAE_STORAGE,
-reproduces the stages with DVC, and stores their outputs in FLOWVAE_STORAGE under the job's name, with a manifest.
+It runs in a copy of the project that was sent with the job. It fetches the prepared data from FLOWVAE_STORAGE and
+reproduces the stages with DVC, side by side where they wait for nothing. The results of each stage go to storage when
+it ends, and a manifest under the job's name says which stages ended and which failed.
 """
 
 import os
@@ -11,17 +12,17 @@ import sys
 import tempfile
 from pathlib import Path
 
-from dvc.repo import Repo
-
 from flowvae.data.arrays import read_metadata
 from flowvae.errors import InputError
 from pipeline import paths
 from pipeline.distributed.arrays import digest_of, fetch_arrays
+from pipeline.distributed.room import room_for_stages
+from pipeline.dvc_internals import Repo
 from pipeline.files import write_json
 from pipeline.running.redaction import redact
-from pipeline.submit.outputs import DATA_STAGES, outputs_of
+from pipeline.submit.outputs import DATA_STAGES
 from pipeline.submit.request import Request, read_request, source_hash
-from pipeline.submit.results import store_results
+from pipeline.submit.stages import run_stages
 
 DVC = [sys.executable, "-m", "dvc"]
 IGNORED = shutil.ignore_patterns("__pycache__", ".venv")
@@ -58,15 +59,11 @@ def run(uri: str, name: str, stages: list[str]) -> None:
     request = read_request(uri, name)
     check_request(request, stages, name)
     fetch_data(uri, request)
-    if code := subprocess.run([*DVC, "repro", *request.stages], check=False).returncode:
-        command = f"dvc repro {' '.join(request.stages)}"
-        raise InputError(f"{command} failed with exit code {code}; the reason is in the log above")
-    with Repo() as repo:
-        outputs = outputs_of(repo, request.stages)
-    results = request.results(uri, name)
-    manifest = store_results(Path.cwd(), results, request, outputs)
-    num_files = sum(map(len, manifest.files.values()))
-    print(f"job: stored {num_files} files of {len(manifest.files)} stages in {results.folder}", flush=True)
+    with room_for_stages() as limit:
+        problems = run_stages(uri, name, request, limit)
+    if problems:
+        raise InputError("\n".join(problems))
+    print(f"job: all stages have ended; their results are in storage at {uri}", flush=True)
 
 
 def check_request(request: Request, stages: list[str], name: str) -> None:

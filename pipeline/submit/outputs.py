@@ -4,9 +4,10 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from dvc.repo import Repo
+import networkx
 
 from flowvae.errors import InputError
+from pipeline.dvc_internals import Repo
 
 DATA_STAGES = ("fetch", "prepare")  # which no job runs
 Outputs = Mapping[str, Sequence[str]]  # of each stage, relative to the project
@@ -16,14 +17,17 @@ RESERVED = (".git", ".dvc")  # no part of a path is one of these, in any case of
 def outputs_of(repo: Repo, targets: Sequence[str]) -> dict[str, list[str]]:
     """The outputs of the targets and of the stages that they depend on, without the data stages.
 
+    Returns:
+        By stage, each after those that it depends on.
+
     Raises:
         DvcException: there is no such stage.
     """
-    stages = {stage.addressing: stage for target in targets for stage in repo.stage.collect(target, with_deps=True)}
+    wanted = {stage for target in targets for stage in repo.stage.collect(target, with_deps=True)}
     return {
-        address: [str(out.def_path) for out in stage.outs]
-        for address, stage in sorted(stages.items())
-        if address not in DATA_STAGES
+        stage.addressing: [str(out.def_path) for out in stage.outs]
+        for stage in networkx.dfs_postorder_nodes(repo.index.graph)
+        if stage in wanted and stage.addressing not in DATA_STAGES
     }
 
 

@@ -1,10 +1,9 @@
 """Which files of the project a job gets: those that git tracks, without those that no job needs and without secrets."""
 
-import shutil
-import subprocess
 from pathlib import Path, PurePosixPath
 
 from flowvae.errors import InputError
+from pipeline.listing import copy_files, git_files
 
 SOURCES = ("params.yaml", "dvc.yaml", "flowvae", "pipeline")  # what results depend on, apart from data
 NEEDED = ("dvc.lock",)  # by a job, whether or not git tracks it
@@ -28,11 +27,10 @@ def copy_tracked(project: Path, target: Path) -> Path:
     others = git_files(project, "--others", "--exclude-standard", "--", *SOURCES) or []
     if untracked := list(filter(is_source, others)):
         raise InputError(f"{untracked[0]}: git does not track it, so no job would get it; git add it, or move it away")
-    for name in sorted({*tracked, *NEEDED}):
-        if (project / name).is_file() and is_sent(name):
-            check_inside(project, name)
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(project / name, target / name)
+    names = [name for name in sorted({*tracked, *NEEDED}) if (project / name).is_file() and is_sent(name)]
+    for name in names:
+        check_inside(project, name)
+    copy_files(project, names, target, follow_links=True)
     return target
 
 
@@ -61,20 +59,3 @@ def is_source(name: str) -> bool:
     """Whether results may depend on a file of SOURCES: it is neither hidden nor a compiled module nor a secret."""
     parts = PurePosixPath(name).parts
     return "__pycache__" not in parts and not any(part.startswith(".") for part in parts) and is_sent(name)
-
-
-def git_files(project: Path, *arguments: str) -> list[str] | None:
-    """What `git ls-files` lists; None where the project is not in a git repository, or there is no git.
-
-    Raises:
-        InputError: git fails for another reason.
-    """
-    if shutil.which("git") is None:
-        return None
-    command = ["git", "-C", str(project), "ls-files", "-z", *arguments]
-    listed = subprocess.run(command, capture_output=True, text=True, check=False)
-    if listed.returncode and "not a git repository" in listed.stderr:
-        return None
-    if listed.returncode:
-        raise InputError(f"{project}: git ls-files failed ({' '.join(listed.stderr.split())})")
-    return list(filter(None, listed.stdout.split("\0")))

@@ -7,10 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from flowvae.config import Config
-from flowvae.data.arrays import read_metadata
 from flowvae.errors import InputError
-from pipeline import paths
-from pipeline.distributed.arrays import digest_of
 from pipeline.distributed.storage import Storage
 from pipeline.submit.project import source_files
 
@@ -38,26 +35,6 @@ class Request(Config):
     def results(self, uri: str, job: str) -> Storage:
         """The folder of the results in storage; equal requests share it, others never do."""
         return Storage.of(uri, f"jobs/{job}/{self.digest}")
-
-    def check_sources(self, folder: str) -> None:
-        """Raise InputError unless code, params and data are those of this folder, to which DVC attributes results.
-
-        Args:
-            folder: of the job in storage, for the message.
-        """
-        different = [
-            name
-            for name, expected, got in (
-                ("code or params", self.sources, source_hash(Path.cwd())),
-                ("data", self.data, digest_of(read_metadata(paths.PREPARED))),
-            )
-            if expected != got
-        ]
-        if different:
-            raise InputError(
-                f"{folder}: the job ran with other {' and '.join(different)} than those in this folder; check those "
-                "out, and run the command with --attach or --collect again"
-            )
 
 
 def read_request(uri: str, job: str) -> Request:

@@ -1,10 +1,13 @@
 """Storage that nodes share: complete files, arrays fetched once and verified, checkpoints of trials."""
 
 import errno
+import sys
 import tempfile
 
 import pytest
 import torch
+from killing import VARIANT
+from project import command
 
 from flowvae.data.arrays import read_metadata
 from flowvae.errors import InputError
@@ -154,3 +157,55 @@ def test_checkpoints_of_a_trial(tmp_path, capsys):
     assert "damaged" in capsys.readouterr().err
     checkpoints.remove()
     assert not (tmp_path / "trial").exists()
+
+
+def test_two_clones_that_train_the_same_run(tmp_path):
+    """Both write the same files; the one that ends first removes them."""
+    first, second = (StoredCheckpoints(Storage.of(str(tmp_path), "run"), Interval.parse("1 steps")) for _ in range(2))
+    for step in (1, 2, 3):
+        for checkpoints in (first, second):
+            checkpoints.offer(step, lambda step=step: Checkpoint(step, {"weight": torch.zeros(2)}, {}))
+    listed = second.storage.checkpoints()
+    first.remove()
+    for path in listed:
+        second.storage.delete(path)
+    assert second.latest() is None
+    second.offer(4, lambda: Checkpoint(4, {"weight": torch.zeros(2)}, {}))
+    assert first.latest().step == 4
+    second.remove()
+    second.storage.remove()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_that_another_clone_replaces_while_it_is_read(tmp_path, monkeypatch):
+    storage = Storage.of(str(tmp_path), "run")
+    for step in (1, 2):
+        content = Checkpoint(step, {"weight": torch.zeros(2)}, {}).to_bytes()
+        storage.write(Checkpoint(step, {}, {}).file_name(content), content)
+    listed = storage.checkpoints()
+    storage.delete(listed[0])
+    monkeypatch.setattr(Storage, "checkpoints", lambda self: listed)
+    assert storage.newest()[1].step == 1
+
+
+IMPORTED = """
+import sys
+from pipeline.__main__ import main
+
+sys.argv = ["pipeline", "train", *sys.argv[1:]]
+code = main()
+print("imported:", *({"pyarrow", "ray"} & sys.modules.keys()))
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize("is_set", [False, True])
+def test_a_run_in_one_process_imports_no_more_than_it_needs(files, tmp_path, is_set):
+    storage = {"FLOWVAE_STORAGE": str(tmp_path / "storage")} if is_set else {}
+    ran = command(files, sys.executable, "-c", IMPORTED, *VARIANT, **storage)
+    assert ran.stdout.splitlines()[-1] == ("imported: pyarrow" if is_set else "imported:")
+
+
+def test_an_invalid_storage_of_a_run_in_one_process_is_one_line(files, complaint):
+    line = complaint(files, "train", *VARIANT, FLOWVAE_STORAGE="relative/folder")
+    assert line.startswith("FLOWVAE_STORAGE: expected an absolute folder")

@@ -21,16 +21,16 @@ MAX_SECONDS = 30  # within which a mistake must be reported
 
 
 @contextmanager
-def cluster(folder, **changes):
-    """Run a cluster with a head that runs jobs and two workers, one CPU each.
+def head(folder, num_cpus=1, **changes):
+    """Run the head of a cluster, which runs jobs.
 
     Yields:
-        The address of its dashboard, and the processes of the workers.
+        The address of its dashboard, and a function that starts a worker of one CPU by its name.
     """
     port, dashboard = free_port(), free_port()
     (folder / "token").write_text(secrets.token_hex(16))
-    head = (
-        "--head", f"--port={port}", "--node-ip-address=127.0.0.1",
+    arguments = (
+        "--head", f"--port={port}", "--node-ip-address=127.0.0.1", f"--num-cpus={num_cpus}",
         "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
     )  # fmt: skip
     with ExitStack() as nodes:
@@ -41,10 +41,23 @@ def cluster(folder, **changes):
             assert wait_for(lambda: "Ray runtime started" in (folder / name / "output.txt").read_text(), process)
             return process
 
-        start_node("head", *head)
+        start_node("head", *arguments)
         prefix = without(folder / "head" / "tmp")  # where a job's copy of the project is
-        workers = [start_node(name, f"--address=127.0.0.1:{port}", prefix=prefix) for name in ("first", "second")]
-        yield f"http://127.0.0.1:{dashboard}", workers
+        yield (
+            f"http://127.0.0.1:{dashboard}",
+            lambda name: start_node(name, f"--address=127.0.0.1:{port}", prefix=prefix),
+        )
+
+
+@contextmanager
+def cluster(folder, **changes):
+    """Run a cluster with a head that runs jobs and two workers, one CPU each.
+
+    Yields:
+        The address of its dashboard, and the processes of the workers.
+    """
+    with head(folder, **changes) as (address, start_worker):
+        yield address, [start_worker(name) for name in ("first", "second")]
 
 
 def settings(folder, storage):
@@ -70,9 +83,18 @@ def submit_output(project):
     return (project / "submit.txt").read_text()
 
 
+def stages_of_job(output):
+    """The stages that ran on the cluster, in the order of their start."""
+    return re.findall("Running stage '(.*@.*)'", output)
+
+
+def stale_stages(project):
+    return set(json.loads(dvc(project, "status", "--json").stdout))
+
+
 def is_clean(project):
     """Whether DVC lists only stages that always run or that a job does not run."""
-    return set(json.loads(dvc(project, "status", "--json").stdout)) <= {"fetch", "report"}
+    return stale_stages(project) <= {"fetch", "report"}
 
 
 def lengthen(project):
@@ -137,10 +159,74 @@ def test_results_of_a_variant_are_copied_back_although_the_connection_drops_for_
         code = process.wait(PATIENCE)
         tunnel.cut()
     assert code == 0, submit_output(copy)[-3000:]
-    stages = re.findall("Running stage '(.*@.*)'", submit_output(copy))
-    assert stages == ["train@planar-4-0", "evaluate@planar-4-0"]  # on the cluster
-    assert "copied back the results of evaluate@planar-4-0, train@planar-4-0" in submit_output(copy)
+    assert stages_of_job(submit_output(copy)) == ["train@planar-4-0", "evaluate@planar-4-0"]  # on the cluster
+    assert "copied back the results of train@planar-4-0, evaluate@planar-4-0" in submit_output(copy)
     assert (copy / "models/planar-4-0/model.safetensors").is_file()
+    assert is_clean(copy)
+
+
+def change_posteriors(project, **changes):
+    """Change the posteriors of some variants."""
+
+    def change(params):
+        for name, values in changes.items():
+            params["variants"][name.replace("_", "-")]["posterior"].update(values)
+
+    edit_params(project, change)
+
+
+def break_training(project, variant, unless):
+    """Let the training of one variant fail as long as a file is missing."""
+    path = project / "pipeline/stages/train.py"
+    line = "    params.check_run(variant, seed)\n"
+    failing = f"    if variant == {variant!r} and not os.path.exists({str(unless)!r}):\n"
+    path.write_text(path.read_text().replace(line, line + failing + "        raise InputError('it is broken')\n"))
+
+
+def test_a_variant_that_fails_keeps_no_other_from_coming_home_and_nothing_is_trained_again(copy, tmp_path):
+    change_posteriors(copy, planar_4={"num_transforms": 5}, real_nvp_2={"hidden_features": [9]})
+    break_training(copy, "real-nvp-2", unless=tmp_path / "mended")
+    variables = settings(tmp_path, tmp_path / "storage")
+    stages = {f"{stage}@{variant}-0" for stage in ("train", "evaluate") for variant in ("planar-4", "real-nvp-2")}
+    with cluster(tmp_path) as (address, _):
+        failed = submit(copy, "--address", address, "planar-4", "real-nvp-2", **variables)
+        assert failed.returncode == 1
+        assert "copied back the results of train@planar-4-0, evaluate@planar-4-0" in failed.stdout
+        assert "submit: train@real-nvp-2-0: dvc repro --single-item train@real-nvp-2-0 failed" in failed.stderr
+        assert "train: it is broken" in failed.stderr
+        assert "submit: not run, because a dependency failed: evaluate@real-nvp-2-0" in failed.stderr
+        assert "Traceback" not in failed.stderr
+        assert stale_stages(copy) & stages == {"train@real-nvp-2-0"}
+        job = next(word for word in failed.stdout.split() if word.startswith("flowvae-")).rstrip(";")
+        for arguments in (("--collect", job), ("--address", address, "--attach", job)):
+            again = submit(copy, *arguments, **variables)
+            assert again.returncode == 1
+            assert "submit: train@real-nvp-2-0: dvc repro" in again.stderr
+        (tmp_path / "mended").touch()
+        ran = submit(copy, "--address", address, "planar-4", "real-nvp-2", **variables)
+    assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-3000:]
+    assert stages_of_job(ran.stdout) == ["train@real-nvp-2-0", "evaluate@real-nvp-2-0"]
+    assert not stale_stages(copy) & stages
+
+
+def test_stages_run_side_by_side_as_the_cluster_grows(copy, tmp_path):
+    """The head computes nothing, not even the figure of the interpolation."""
+    change_posteriors(copy, planar_4={"num_transforms": 5}, real_nvp_2={"hidden_features": [9]})
+    edit_params(copy, lambda params: params["interpolation"].update(num_steps=4))
+    variables = settings(tmp_path, tmp_path / "storage")
+    with head(tmp_path, num_cpus=0) as (address, start_worker):
+        process = start_submit(copy, "--address", address, "planar-4", "real-nvp-2", "interpolate", **variables)
+        try:
+            assert wait_for(lambda: stages_of_job(submit_output(copy)), process)
+            time.sleep(12)
+            assert len(stages_of_job(submit_output(copy))) == 1, submit_output(copy)  # it waits for a node
+            start_worker("first")
+            assert wait_for(lambda: len(stages_of_job(submit_output(copy))) > 1, process)
+            assert process.wait(3 * PATIENCE) == 0, submit_output(copy)[-3000:]
+        finally:
+            kill_group(process)
+    assert {stage.partition("@")[0] for stage in stages_of_job(submit_output(copy))[:2]} == {"train"}
+    assert "Running stage 'interpolate'" in submit_output(copy)
     assert is_clean(copy)
 
 
@@ -148,6 +234,7 @@ def test_a_job_that_is_started_by_other_means(copy, tmp_path):
     """Like a RayJob of KubeRay: the project is in the image, data and results are in storage."""
     variables = {"FLOWVAE_STORAGE": str(tmp_path / "storage")}
     edit_params(copy, lambda params: params["variants"]["planar-4"]["posterior"].update(num_transforms=5))
+    before = (copy / "dvc.lock").read_bytes()
     prepared = submit(copy, "--prepare", "nightly", "planar-4", **variables)
     assert prepared.returncode == 0, prepared.stderr
     image = shutil.copytree(copy, tmp_path / "image", ignore=shutil.ignore_patterns(".git"))
@@ -157,7 +244,9 @@ def test_a_job_that_is_started_by_other_means(copy, tmp_path):
     edit_params(copy, lambda params: params["variants"]["planar-4"]["posterior"].update(num_transforms=6))
     refused = submit(copy, "--collect", "nightly", **variables)
     assert refused.returncode == 1
-    assert "the job ran with other code or params than those in this folder" in refused.stderr
+    (line, _) = refused.stderr.splitlines()
+    assert line.startswith("submit: train@planar-4-0: the job ran it with another params.yaml: variants.planar-4 than")
+    assert (copy / "dvc.lock").read_bytes() == before
     again = submit(copy, "--prepare", "nightly", "planar-4", **variables)  # under the same name, with 6 transforms
     assert again.returncode == 0, again.stderr
     refused = submit(copy, "--collect", "nightly", **variables)
@@ -289,6 +378,39 @@ def test_arrays_larger_than_memory_are_sent_to_s3_and_fetched(bucket, tmp_path):
         **credentials,
     )
     assert float(ran.stdout) < 4  # pieces at a time
+
+
+WRITE_AND_LIST = """
+import sys
+from pipeline.distributed.storage import Storage
+
+storage = Storage.of(sys.argv[1], "")
+if sys.argv[2:]:
+    for name in sys.argv[2:]:
+        storage.write(name, b"content")
+print(*sorted(storage.last_writes()))
+"""
+
+
+def test_what_is_old_is_deleted_from_s3(reproduced, bucket):
+    endpoint, credentials = bucket
+    uri = f"s3://flowvae/work?endpoint_override={endpoint}&scheme=http"
+    variables = NO_PROXY | credentials
+    names = [
+        "jobs/a/request.json",
+        "mine/b.txt",
+        f"trials/vae-0-{16 * 'a'}-{8 * 'b'}.json",
+        f"vae-0-{16 * 'c'}/start/d",
+    ]
+    list_all = (sys.executable, "-c", WRITE_AND_LIST, uri)
+    assert command(reproduced.folder, *list_all, *names, **variables).stdout.split() == names
+    prune = (sys.executable, "-m", "pipeline.submit.prune")
+    variables["FLOWVAE_STORAGE"] = uri
+    assert command(reproduced.folder, *prune, "1", **variables).stdout == ""
+    time.sleep(3)
+    ran = command(reproduced.folder, *prune, "0.00001", **variables)
+    assert len(ran.stdout.splitlines()) == 3
+    assert command(reproduced.folder, *list_all, **variables).stdout.split() == ["mine/b.txt"]
 
 
 def test_results_of_a_study_are_copied_back_from_s3(copy, local_rows, bucket, tmp_path):
