@@ -64,7 +64,9 @@ def test_what_is_old_is_deleted_and_nothing_else(storage, reproduced):
     assert ran.returncode == 0, ran.stderr
     assert files(storage) == set(FOREIGN)
     assert ran.stdout == listed.stdout.replace("would delete", "deleted")
-    assert len(ran.stdout.splitlines()) == 8  # jobs/old, the data, the page, the study, two runs, two files of trials
+    assert (
+        len(ran.stdout.splitlines()) == 9
+    )  # jobs/old, the data, the page, a stage, the study, two runs, two files of trials
 
 
 def test_what_is_in_use_is_kept_as_a_whole(storage, reproduced):
@@ -75,7 +77,7 @@ def test_what_is_in_use_is_kept_as_a_whole(storage, reproduced):
     before = files(storage)
     assert prune(reproduced.folder, storage, "1").returncode == 0
     gone = {name.partition("/")[0] for name in before - files(storage)}
-    assert gone == {"reports", "study-depth", "trials", TRIAL}
+    assert gone == {"reports", "stages", "study-depth", "trials", TRIAL}
     assert {name for name in before if name.startswith(("jobs/", "data/", RUN))} <= files(storage)
 
 

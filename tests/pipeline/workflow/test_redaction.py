@@ -1,5 +1,7 @@
 """Credentials are in no log and in no message."""
 
+import io
+import logging
 import subprocess
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -40,7 +42,7 @@ def test_credentials_are_hidden(text, expected):
     assert redact(text, environment) == expected
 
 
-def test_what_leaves_a_workflow_is_redacted(capfd):
+def test_what_leaves_a_workflow_is_redacted():
     """Also what no DVC command has printed: a problem of the user's, and a traceback."""
     import prefect
 
@@ -49,14 +51,17 @@ def test_what_leaves_a_workflow_is_redacted(capfd):
     with collecting_problems() as problems:
         raise InputError(f"first\nhttps://user:{TOKEN}@host/project.git cannot be cloned")
     assert problems == ["first", "https://***@host/project.git cannot be cloned"]
-    logger = prefect.logging.get_logger("prefect.engine")
+    logger, shown = prefect.logging.get_logger("prefect.engine"), io.StringIO()
+    handler = logging.StreamHandler(shown)
+    logger.addHandler(handler)
     try:
         raise ValueError(f"https://user:{TOKEN}@host")
     except ValueError:
         logger.exception("%s", f"s3://key:{TOKEN}@bucket")
-    shown = "".join(capfd.readouterr())
-    assert "s3://***@bucket" in shown and "ValueError: https://***@host" in shown
-    assert TOKEN not in shown
+    finally:
+        logger.removeHandler(handler)
+    assert "s3://***@bucket" in shown.getvalue() and "ValueError: https://***@host" in shown.getvalue()
+    assert TOKEN not in shown.getvalue()
 
 
 class Refusing(BaseHTTPRequestHandler):
