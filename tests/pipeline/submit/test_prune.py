@@ -64,9 +64,8 @@ def test_what_is_old_is_deleted_and_nothing_else(storage, reproduced):
     assert ran.returncode == 0, ran.stderr
     assert files(storage) == set(FOREIGN)
     assert ran.stdout == listed.stdout.replace("would delete", "deleted")
-    assert (
-        len(ran.stdout.splitlines()) == 9
-    )  # jobs/old, the data, the page, a stage, the study, two runs, two files of trials
+    num_parts = 9  # a job, the data, the page, a stage, the study, two runs, two files of trials
+    assert len(ran.stdout.splitlines()) == num_parts
 
 
 def test_what_is_in_use_is_kept_as_a_whole(storage, reproduced):
