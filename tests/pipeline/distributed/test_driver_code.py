@@ -1,5 +1,6 @@
 """Nodes with an older checkout: a real cluster of two nodes, one of which finds older code first."""
 
+import re
 import secrets
 import shutil
 import sys
@@ -53,18 +54,29 @@ def older(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def cluster(tmp_path, files, older):
-    """Variables for a cluster of a head with this checkout and a node with the older one, one CPU each."""
+@pytest.fixture(params=[1])
+def cluster(request, tmp_path, files, older):
+    """Variables for a cluster of a head with this checkout and a node with the older one, one CPU each.
+
+    The parameter is the number of CPUs of the head.
+    """
     (tmp_path / "token").write_text(secrets.token_hex(32))
     port = free_port()
-    head = ("--head", f"--port={port}", "--node-ip-address=127.0.0.1", "--dashboard-port=0")
+    head = (
+        "--head",
+        f"--port={port}",
+        "--node-ip-address=127.0.0.1",
+        "--dashboard-port=0",
+        f"--num-cpus={request.param}",
+    )
     paths = {"head": str(ROOT), "older": f"{older}:{ROOT}"}
     arguments = {"head": head, "older": (f"--address=127.0.0.1:{port}",)}
     with ExitStack() as nodes:
         for name, path in paths.items():
-            nodes.enter_context(ray_node(tmp_path / name, *arguments[name], PYTHONPATH=path))
-            assert wait_for(lambda name=name: "Ray runtime started" in (tmp_path / name / "output.txt").read_text())
+            process = nodes.enter_context(ray_node(tmp_path / name, *arguments[name], PYTHONPATH=path))
+            output = tmp_path / name / "output.txt"
+            started = wait_for(lambda output=output: "Ray runtime started" in output.read_text(), process)
+            assert started, output.read_text()
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
         yield token | {"RAY_ADDRESS": f"127.0.0.1:{port}", "FLOWVAE_STORAGE": str(files / "checkpoints")}
 
@@ -75,21 +87,31 @@ def test_workers_train_with_the_code_of_the_driver(files, cluster):
     assert results(files) == expected
 
 
-def test_a_worker_that_runs_other_code_is_refused_in_one_line(files, cluster, tmp_path):
-    """In a study, the trials that ran there fail with this reason."""
+def refused(files, cluster, *arguments):
+    """Run a stage, which must fail because a worker runs other code. Returns: the lines on standard error."""
     (files / "nothing_sent.py").write_text(NOTHING_SENT)
+    variables = NO_PROXY | cluster | {"PYTHONPATH": str(ROOT)}
+    ran = command(files, sys.executable, "nothing_sent.py", *arguments, check=False, **variables)
+    assert ran.returncode == 1, ran.stderr[-3000:]
+    return ran.stderr.splitlines()
+
+
+REFUSED = re.compile(r"node [\d.]+: runs flowvae \w+ instead of \w+, which the driver runs; install the same there")
+
+
+def test_a_group_with_a_worker_that_runs_other_code_is_refused_in_one_line(files, cluster):
+    line = refused(files, cluster, "train", "--variant", "vae", "--seed", "0", *TWO)[-1]
+    assert line.startswith("train: ") and REFUSED.search(line)
+
+
+@pytest.mark.parametrize("cluster", [0], indirect=True)
+def test_trials_and_computations_are_refused_by_a_worker_that_runs_other_code(files, cluster, tmp_path):
+    line = refused(files, cluster, "evaluate", "--variant", "vae", "--seed", "0")[-1]
+    assert line.startswith("evaluate: ") and REFUSED.search(line)
     cluster["FLOWVAE_STORAGE"] = str(tmp_path / "storage")  # without rows of trials that ran already
-    for arguments in (("train", "--variant", "vae", "--seed", "0", *TWO), ("study", "--name", "depth")):
-        ran = command(
-            files, sys.executable, "nothing_sent.py", *arguments, check=False,
-            **(NO_PROXY | cluster | {"PYTHONPATH": str(ROOT)}),
-        )  # fmt: skip
-        lines = [line for line in (ran.stdout + ran.stderr).splitlines() if "runs flowvae" in line]
-        assert ran.returncode == (1 if arguments[0] == "train" else 0), ran.stderr[-3000:]
-        assert lines and all("which the driver runs; install the same there" in line for line in lines)
-        assert "node " in lines[-1]
-        if arguments[0] == "train":
-            assert ran.stderr.splitlines()[-1].startswith("train: node ")
+    lines = refused(files, cluster, "study", "--name", "depth")
+    assert sum(bool(REFUSED.search(line)) for line in lines) == 3  # trials
+    assert lines[-1].startswith("study: no trial of depth finished")
 
 
 def test_a_cluster_with_another_version_of_ray_or_python_is_one_line(files, cluster, tmp_path):
