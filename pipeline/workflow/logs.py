@@ -15,9 +15,10 @@ class LogFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.msg, record.args = redact(record.getMessage()), None
-        if record.exc_info:
-            record.exc_text = redact("".join(traceback.format_exception(*record.exc_info)).rstrip())
-        return not (record.exc_info and isinstance(record.exc_info[1], FailedRun))
+        error = record.exc_info[1] if record.exc_info else None
+        record.exc_info = (type(error), error, error.__traceback__) if error else None
+        record.exc_text = redact("".join(traceback.format_exception(error)).rstrip()) if error else None
+        return not isinstance(error, FailedRun)
 
 
 def filter_logs() -> None:
