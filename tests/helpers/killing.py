@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -105,6 +105,26 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
     for child in children:
         with suppress(psutil.NoSuchProcess):
             child.kill()
+
+
+def still_running(processes: Iterable[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Wait until processes have ended. Returns: those that have not.
+
+    One that has ended, and whose parent has not asked for its exit code yet, is a zombie, and has ended.
+    """
+    end = time.monotonic() + seconds
+    while alive := [process for process in processes if is_alive(process)]:
+        if time.monotonic() > end:
+            return alive
+        time.sleep(0.1)
+    return []
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether a process runs, and is not a zombie."""
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def ray_workers(root: psutil.Process) -> list[psutil.Process]:

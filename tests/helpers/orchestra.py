@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import requests
-from killing import NO_PROXY, free_port, kill_group
+from killing import NO_PROXY, free_port, kill_group, still_running
 from project import ROOT, command, environment
 from requests.adapters import HTTPAdapter, Retry
 
@@ -64,7 +64,7 @@ class Orchestra:
                 family = psutil.Process(process.pid).children(recursive=True)
                 process.send_signal(signal.SIGINT)
                 assert process.wait(60) == 0, output.read_text()
-                assert not psutil.wait_procs(family, 10)[1], "not all processes have ended"
+                assert not still_running(family, 10), "not all processes have ended"
         finally:
             kill_group(process)
 

@@ -9,6 +9,7 @@ import time
 
 import psutil
 import pytest
+from killing import still_running
 
 from flowvae.errors import InputError
 from pipeline.workflow.children import LEASH, Children, TimeLimitError, reason
@@ -45,7 +46,7 @@ def test_a_leash_ends_everything_that_the_command_has_started(ending, command, s
             parent.stdin.close()
         else:
             os.kill(parent.pid, signal.SIGKILL)
-        assert not psutil.wait_procs(family, 10)[1]
+        assert not still_running(family, 10)
 
 
 def test_a_leash_returns_the_exit_code_of_the_command():

@@ -8,7 +8,7 @@ import time
 
 import psutil
 import pytest
-from killing import NO_PROXY, wait_for
+from killing import NO_PROXY, is_alive, wait_for
 from project import copy_project, environment
 
 HANGING = """
@@ -60,7 +60,7 @@ def members(project):
                 found.append(process)
         except psutil.Error:
             continue
-    return [process for process in found if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    return list(filter(is_alive, found))
 
 
 def at_once(project):

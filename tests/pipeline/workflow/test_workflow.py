@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import psutil
 import pytest
-from killing import NO_PROXY, slow_down, wait_for
+from killing import NO_PROXY, is_alive, slow_down, wait_for
 from orchestra import Orchestra, with_infra
 from project import (
     TRAINED,
@@ -293,7 +293,7 @@ def test_a_run_killed_with_its_worker_is_marked_crashed_and_the_next_one_resumes
         run = start_long_training(orchestra, epochs=60)
         (server,) = (child for child in psutil.Process(up.pid).children() if "server" in child.cmdline())
         server.kill()
-        orchestra.wait_for(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
+        orchestra.wait_for(lambda: not is_alive(server))
         orchestra.wait_for_server()
         assert orchestra.ended(run)["state"]["type"] == "COMPLETED", orchestra.log(run)
 
