@@ -48,7 +48,7 @@ def test_automations_are_declared_once_and_follow_the_file(server):
     assert before["flowvae-crashed"]["trigger"]["within"] == silence()
     declare(server, FLOWVAE_WEBHOOK_URL=ADDRESS)
     first = automations(server)
-    assert first.keys() == {"flowvae-crashed", "flowvae-failed"}
+    assert first.keys() == {"flowvae-crashed", "flowvae-failed", "flowvae-refused"}
     assert first["flowvae-crashed"] == before["flowvae-crashed"]
     block = server.get("/block_types/slug/webhook/block_documents/name/flowvae-webhook")
     assert ADDRESS not in json.dumps(block)
