@@ -97,8 +97,9 @@ def lasting_link(page: Path) -> str | None:
 
 
 def folder_stays() -> bool:
-    """Whether this folder is the user's, and not a clone that was made for the run of a deployment."""
-    return deployment.id is None or os.environ.get("FLOWVAE_FOLDER") == str(Path.cwd())
+    """Whether this folder is the user's or a copy in it, and not a clone that was made for the run of a deployment."""
+    own = os.environ.get("FLOWVAE_FOLDER")
+    return deployment.id is None or (own is not None and Path.cwd().is_relative_to(own))
 
 
 def store_page(page: Path, uri: str) -> str:

@@ -63,7 +63,7 @@ def test_a_stage_that_hangs_fails_and_a_night_that_is_refused_is_told(project, w
         second = orchestra.ended(orchestra.trigger("reproduce/nightly", **changes))
         assert (second["state"]["type"], second["state"]["name"]) == ("CANCELLED", "Cancelled")
         assert second["state"]["message"] == "Deployment concurrency limit reached."
-        other = orchestra.trigger("reproduce/on-demand", targets=["hanging"])
+        other = orchestra.trigger("reproduce/on-demand", targets=["hanging"], pull=False, push=False)
         orchestra.wait_for(lambda: (tmp_path / "count.txt").read_text() == "x\nx\n")
         orchestra.prefect("flow-run", "cancel", other)
         assert orchestra.ended(other)["state"]["type"] == "CANCELLED"
