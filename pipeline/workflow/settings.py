@@ -4,6 +4,8 @@ import os
 import secrets
 from pathlib import Path
 
+PROJECT = Path(__file__).parents[2]
+
 # SQLite is slow, and a temporary server starts slowly, while trainings use all cores.
 PATIENCE = {
     "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
@@ -15,11 +17,16 @@ PATIENCE = {
 def silence() -> int:
     """Seconds without a heartbeat of a run, after which it is dead.
 
-    How often runs send heartbeats is set in pyproject.toml, which Prefect reads wherever a run or a worker starts.
+    How often runs send heartbeats is set in pyproject.toml, which Prefect reads in the working folder of each run.
     """
-    from prefect.settings import get_current_settings
+    from prefect.settings import Settings
 
-    frequency = get_current_settings().flows.heartbeat_frequency
+    before = Path.cwd()
+    os.chdir(PROJECT)
+    try:
+        frequency = Settings().flows.heartbeat_frequency
+    finally:
+        os.chdir(before)
     assert frequency is not None
     return 3 * frequency
 

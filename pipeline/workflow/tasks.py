@@ -88,6 +88,7 @@ def run_stages(
     """
     repro = ["repro", "--single-item", *(["--force"] if force else [])]
     futures: dict[str, PrefectFuture[State]] = {}
+    ran: list[str] = []
     pushes: list[PrefectFuture[State]] = []
 
     def submit(stage: str, task: Task[..., State], *arguments: object, **options: object) -> PrefectFuture[State]:
@@ -97,6 +98,7 @@ def run_stages(
         return futures[stage]
 
     def start(stage: str) -> PrefectFuture[State]:
+        ran.append(stage)
         return submit(stage, task, [*repro, stage], children, pull=stage if pull else None)
 
     def succeeded(stage: str) -> bool:
@@ -112,7 +114,9 @@ def run_stages(
             pushes.append(task.submit(f"push {stage}", ["push", stage], children, program=REMOTE, wait_for=after))
 
     blocked = run_in_order(graph, start, succeeded, skip, lambda: limit, force=force, on_success=on_success)
-    failed = [f"{stage}: {future.state.message}" for stage, future in futures.items() if future.state.is_failed()]
+    # Not only those whose state is Failed: a task can crash, too.
+    ended = {stage: futures[stage].state for stage in ran}
+    failed = [f"{stage}: {state.message or state.name}" for stage, state in ended.items() if not state.is_completed()]
     for stage in blocked:
         submit(stage, mark_unchanged)
     failed += [f"not run, because a dependency failed: {', '.join(blocked)}"] if blocked else []

@@ -68,7 +68,7 @@ def test_a_stage_that_hangs_fails_and_a_night_that_is_refused_is_told(project, w
         orchestra.prefect("flow-run", "cancel", other)
         assert orchestra.ended(other)["state"]["type"] == "CANCELLED"
         ended = orchestra.ended(first)
-        assert ended["state"]["type"] == "FAILED"
+        assert ended["state"]["type"] == "FAILED", orchestra.log(first)
         assert f"was terminated after {LIMIT} s, its limit (stage_timeout)" in ended["state"]["message"]
         assert orchestra.states(first)["hanging"] == "TimedOut"
         assert (tmp_path / "count.txt").read_text() == "x\nx\n"
