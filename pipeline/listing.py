@@ -1,9 +1,10 @@
-"""The files that a project consists of, and copies of them."""
+"""The files that a project consists of, copies of them, and work in another folder."""
 
 import os
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from pathspec import GitIgnoreSpec
@@ -110,3 +111,14 @@ def git(project: Path, *arguments: str) -> str:
         reason = " ".join(error.stderr.split())
         raise InputError(f"{project}: git {' '.join(arguments[:2])} failed ({reason})") from None
     return completed.stdout.strip()
+
+
+@contextmanager
+def working_in(folder: Path) -> Iterator[None]:
+    """Make this the working folder inside the block."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)

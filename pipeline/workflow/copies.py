@@ -1,8 +1,7 @@
 """Working copies of the project: a run in one of them changes no file of the user's."""
 
 import os
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -18,17 +17,6 @@ from pipeline.paths import CHECKPOINTS, DOWNLOADS, PARAMS, PREPARED, TIMINGS
 LOCK = Path("dvc.lock")
 BASE = Path(".dvc/tmp/base.lock")  # in a copy: the dvc.lock of the project when the copy was last updated
 Entries = Mapping[str, Any]  # of a dvc.lock, by stage
-
-
-@contextmanager
-def working_in(folder: Path) -> Iterator[None]:
-    """Make this the working folder inside the block."""
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
 
 
 def last_commit(project: Path) -> str | None:

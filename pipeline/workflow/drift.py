@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from flowvae.errors import InputError
-from pipeline.listing import git
+from pipeline.listing import git, working_in
 from pipeline.workflow.artifacts import Metrics
-from pipeline.workflow.copies import add_worktree, working_in
+from pipeline.workflow.copies import add_worktree
 
 VALUE_SUFFIX, ERROR_SUFFIX = "_nats", "_stderr"  # of the names of a metric and of its standard error
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from flowvae.errors import InputError
 from pipeline.dvc_internals import DvcException, apply_overrides
+from pipeline.listing import working_in
 from pipeline.paths import PARAMS
-from pipeline.workflow.copies import update_copy, working_in
+from pipeline.workflow.copies import update_copy
 
 COPIES = Path(".dvc/tmp/overrides")
 DATA_ROOT = "FLOWVAE_DATA_ROOT"

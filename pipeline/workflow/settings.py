@@ -4,6 +4,8 @@ import os
 import secrets
 from pathlib import Path
 
+from pipeline.listing import working_in
+
 PROJECT = Path(__file__).parents[2]
 
 # SQLite is slow, and a temporary server starts slowly, while trainings use all cores.
@@ -21,12 +23,8 @@ def silence() -> int:
     """
     from prefect.settings import Settings
 
-    before = Path.cwd()
-    os.chdir(PROJECT)
-    try:
+    with working_in(PROJECT):
         frequency = Settings().flows.heartbeat_frequency
-    finally:
-        os.chdir(before)
     assert frequency is not None
     return 3 * frequency
 

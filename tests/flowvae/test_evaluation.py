@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from examples import random, random_bits, tiny_vae
+from examples import EVALUATION, random, random_bits, tiny_vae
 from tolerances import assert_agrees, assert_close
 from torch.distributions import Normal, kl_divergence
 
@@ -25,18 +25,9 @@ from flowvae.model.networks.heads import MIN_SCALE
 from flowvae.model.objectives import elbo, importance_weighted_bound
 from flowvae.randomness import NormalDraws
 
-SETTINGS = {
-    "num_elbo_samples": 4,
-    "num_importance_samples": 30,
-    "num_nll_images": 20,
-    "chunk_size": 1000,
-    "num_figure_images": 1,
-    "seed": 0,
-}
-
 
 def scores(vae, images, **changes):
-    return evaluate(vae, images, EvaluationConfig(**SETTINGS | changes))
+    return evaluate(vae, images, EvaluationConfig(**EVALUATION | changes))
 
 
 def watch(vae):
@@ -74,7 +65,7 @@ def test_an_image_has_the_same_scores_in_another_set():
     """At its position. More draws than before begin with those of before."""
     vae, images = tiny_vae("planar"), random_bits(30)
     all_images, first = (
-        score_images(vae.eval(), chosen, EvaluationConfig(**SETTINGS | {"num_nll_images": 30}))[0]
+        score_images(vae.eval(), chosen, EvaluationConfig(**EVALUATION | {"num_nll_images": 30}))[0]
         for chosen in (images, ImageSet(images.pixels[:10], "bits"))
     )
     for name in ("negative_elbo", "reconstruction", "kl", "nll", "effective_samples"):

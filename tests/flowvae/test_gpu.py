@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from examples import FLOW_SETTINGS, make_flow, perturb, random, random_bits, tiny_vae, training_config
+from examples import EVALUATION, FLOW_SETTINGS, make_flow, perturb, random, random_bits, tiny_vae, training_config
 from tolerances import NUM_OPERATIONS, assert_agrees, assert_close
 from torch._dynamo.utils import counters
 
@@ -18,14 +18,6 @@ from flowvae.training.loop import fit
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 CASES = [(family, settings) for family, examples in FLOW_SETTINGS.items() for settings in examples]
-SETTINGS = {
-    "num_elbo_samples": 4,
-    "num_importance_samples": 30,
-    "num_nll_images": 20,
-    "chunk_size": 1000,
-    "num_figure_images": 1,
-    "seed": 0,
-}
 DEVICE = "cuda"
 
 
@@ -94,10 +86,10 @@ def test_building_and_loading_leave_the_generator_alone(tmp_path):
 def test_scores_are_those_of_the_cpu_at_any_chunk_size(family):
     """The noise is a function of seed, image and draw, on every device."""
     vae, images = tiny_vae(family), random_bits(30)
-    expected = evaluate(vae, images, EvaluationConfig(**SETTINGS))
+    expected = evaluate(vae, images, EvaluationConfig(**EVALUATION))
     moved = copy.deepcopy(vae).to(DEVICE)
     for chunk_size in (7, 1000):
-        found = evaluate(moved, on_gpu(images), EvaluationConfig(**SETTINGS | {"chunk_size": chunk_size}))
+        found = evaluate(moved, on_gpu(images), EvaluationConfig(**EVALUATION | {"chunk_size": chunk_size}))
         for name in ("reconstruction", "kl", "negative_elbo", "nll"):
             pair = getattr(found, name), getattr(expected, name)
             assert_close(*((estimate.value, estimate.stderr) for estimate in pair), size=(100.0, 100.0))

@@ -127,6 +127,15 @@ TRAINING = {
     "compile": False,
 }
 
+EVALUATION = {
+    "num_elbo_samples": 4,
+    "num_importance_samples": 30,
+    "num_nll_images": 20,
+    "chunk_size": 1000,
+    "num_figure_images": 1,
+    "seed": 0,
+}
+
 
 def random(seed, *shape):
     """Standard-normal float64 numbers."""

@@ -185,7 +185,7 @@ def break_training(project, variant, unless):
 
 def test_a_variant_that_fails_keeps_no_other_from_coming_home_and_nothing_is_trained_again(copy, tmp_path):
     change_posteriors(copy, planar_4={"num_transforms": 5}, real_nvp_2={"hidden_features": [9]})
-    break_training(copy, "real-nvp-2", unless=tmp_path / "mended")
+    break_training(copy, "real-nvp-2", unless=tmp_path / "fixed")
     variables = settings(tmp_path, tmp_path / "storage")
     stages = {f"{stage}@{variant}-0" for stage in ("train", "evaluate") for variant in ("planar-4", "real-nvp-2")}
     with cluster(tmp_path) as (address, _):
@@ -202,7 +202,7 @@ def test_a_variant_that_fails_keeps_no_other_from_coming_home_and_nothing_is_tra
             again = submit(copy, *arguments, **variables)
             assert again.returncode == 1
             assert "submit: train@real-nvp-2-0: dvc repro" in again.stderr
-        (tmp_path / "mended").touch()
+        (tmp_path / "fixed").touch()
         ran = submit(copy, "--address", address, "planar-4", "real-nvp-2", **variables)
     assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-3000:]
     assert stages_of_job(ran.stdout) == ["train@real-nvp-2-0", "evaluate@real-nvp-2-0"]
