@@ -32,12 +32,15 @@ if TYPE_CHECKING:
     from flowvae.model.flows import SplineAutoregressiveConfig as SplineAutoregressive
     from flowvae.model.flows import SplineCouplingConfig as SplineCoupling
     from flowvae.model.flows import SylvesterConfig as Sylvester
+    from flowvae.model.hierarchy import HierarchicalVAE
     from flowvae.model.likelihoods.bernoulli import BernoulliConfig as Bernoulli
     from flowvae.model.likelihoods.logistic import DiscretizedLogisticConfig as DiscretizedLogistic
     from flowvae.model.likelihoods.logistic_mixture import LogisticMixtureConfig as LogisticMixture
     from flowvae.model.loading import build_vae, load
     from flowvae.model.networks.conv import ConvDecoderConfig as ConvDecoder
     from flowvae.model.networks.conv import ConvEncoderConfig as ConvEncoder
+    from flowvae.model.networks.ladder import LadderDecoderConfig as LadderDecoder
+    from flowvae.model.networks.ladder import LadderEncoderConfig as LadderEncoder
     from flowvae.model.networks.residual import ResidualDecoderConfig as ResidualDecoder
     from flowvae.model.networks.residual import ResidualEncoderConfig as ResidualEncoder
     from flowvae.model.settings import VAEConfig
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
 # Module and name of each public name. Settings of the parts of a model have the names of the parts.
 PUBLIC = {
     "VAE": ("model.vae", "VAE"),
+    "HierarchicalVAE": ("model.hierarchy", "HierarchicalVAE"),
     "VAEConfig": ("model.settings", "VAEConfig"),
     "build_vae": ("model.loading", "build_vae"),
     "load": ("model.loading", "load"),
@@ -70,6 +74,8 @@ PUBLIC = {
     "ConvEncoder": ("model.networks.conv", "ConvEncoderConfig"),
     "ConvDecoder": ("model.networks.conv", "ConvDecoderConfig"),
     "ResidualEncoder": ("model.networks.residual", "ResidualEncoderConfig"),
+    "LadderEncoder": ("model.networks.ladder", "LadderEncoderConfig"),
+    "LadderDecoder": ("model.networks.ladder", "LadderDecoderConfig"),
     "ResidualDecoder": ("model.networks.residual", "ResidualDecoderConfig"),
     "Flow": ("model.flows", "Flow"),
     "FlowConfig": ("model.flows", "FlowConfig"),
@@ -94,7 +100,10 @@ __all__ = [
     "DiscretizedLogistic",
     "Flow",
     "FlowConfig",
+    "HierarchicalVAE",
     "Householder",
+    "LadderDecoder",
+    "LadderEncoder",
     "LogisticMixture",
     "NoFlow",
     "Planar",

@@ -5,7 +5,7 @@ Settings of models and of training have defaults, for use from Python. `params.y
 defined beside the code that reads it.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import (
@@ -13,7 +13,9 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
     ValidationInfo,
     model_validator,
@@ -33,6 +35,8 @@ NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 ProperFraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 MAX_PIXEL = 255  # of an 8-bit value
+MAX_TRANSFORMS = 1000  # of a flow: more is a typing error, and would run out of memory
+NumTransforms = Annotated[int, Field(gt=0, le=MAX_TRANSFORMS)]
 
 
 def _vector_or_map(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -45,7 +49,21 @@ def _vector_or_map(shape: tuple[int, ...]) -> tuple[int, ...]:
 ImageShape = Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Field(strict=False)]
 LayerWidths = Annotated[tuple[PositiveInt, ...], Field(strict=False)]
 StageChannels = Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1, max_length=4)]
-LatentShape = Annotated[tuple[PositiveInt, ...], Field(strict=False), AfterValidator(_vector_or_map)]
+MapShape = ImageShape
+LatentSizes = tuple[int, ...] | tuple[tuple[int, int, int], ...]  # one level, or several
+OneLevel = Annotated[tuple[PositiveInt, ...], Field(strict=False), AfterValidator(_vector_or_map)]
+Levels = Annotated[tuple[MapShape, ...], Field(strict=False, min_length=1)]
+
+
+def has_levels(latent_shape: Any) -> bool:
+    """Whether this is the shape of a hierarchy of latents: a list of maps."""
+    return isinstance(latent_shape, Sequence) and any(isinstance(size, Sequence) for size in latent_shape)
+
+
+LatentShape = Annotated[
+    Annotated[OneLevel, Tag("level")] | Annotated[Levels, Tag("levels")],
+    Discriminator(lambda shape: "levels" if has_levels(shape) else "level"),
+]
 
 
 EXPLICIT = {"explicit": True}  # context of a validation in which defaults do not count

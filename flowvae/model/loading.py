@@ -5,7 +5,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from flowvae.config import has_levels
 from flowvae.errors import InputError
+from flowvae.model.hierarchy import HierarchicalVAE
 from flowvae.model.settings import VAEConfig
 from flowvae.model.vae import VAE
 from flowvae.model.weights import CONFIG, WEIGHTS, read_model
@@ -65,4 +67,5 @@ def build_vae(config: VAEConfig, *, seed: int, **modules: nn.Module) -> VAE:
     Raises:
         ValueError: the settings do not fit each other.
     """
-    return VAE(**{name: getattr(config, name) for name in VAEConfig.model_fields} | modules, seed=seed)
+    kind = HierarchicalVAE if has_levels(config.latent_shape) else VAE
+    return kind(**{name: getattr(config, name) for name in VAEConfig.model_fields} | modules, seed=seed)

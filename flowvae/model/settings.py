@@ -1,6 +1,9 @@
 """Settings of a VAE."""
 
-from flowvae.config import Config, ImageShape, LatentShape
+from math import prod
+from typing import cast
+
+from flowvae.config import Config, ImageShape, LatentShape, MapShape, has_levels
 from flowvae.model.flows import AnyFlowConfig
 from flowvae.model.likelihoods import AnyLikelihoodConfig
 from flowvae.model.networks import AnyDecoderConfig, AnyEncoderConfig
@@ -25,3 +28,30 @@ class VAEConfig(Config):
     likelihood: AnyLikelihoodConfig
     encoder: AnyEncoderConfig | None
     decoder: AnyDecoderConfig | None
+
+    @property
+    def level(self) -> tuple[int, ...]:
+        """The shape of latents that are a vector or a map.
+
+        Raises:
+            ValueError: they are a hierarchy.
+        """
+        if has_levels(self.latent_shape):
+            raise ValueError(f"expected one latent shape, got {self.latent_shape}; use flowvae.HierarchicalVAE")
+        return cast("tuple[int, ...]", self.latent_shape)
+
+    @property
+    def levels(self) -> tuple[MapShape, ...]:
+        """The shapes of the maps of a hierarchy.
+
+        Raises:
+            ValueError: the latents are a vector or a map.
+        """
+        if not has_levels(self.latent_shape):
+            raise ValueError(f"expected a list of latent maps for a hierarchy, got {self.latent_shape}")
+        return cast("tuple[MapShape, ...]", self.latent_shape)
+
+    @property
+    def latent_dim(self) -> int:
+        """D."""
+        return sum(map(prod, self.levels)) if has_levels(self.latent_shape) else prod(self.level)

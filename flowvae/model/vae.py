@@ -1,6 +1,5 @@
 """The variational autoencoder: posterior(x), likelihood(z), prior."""
 
-from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -76,26 +75,40 @@ class VAE(nn.Module):
         )
         if config.prior is not None:
             config = config.model_copy(update={"prior": config.prior.without_context()})
-        self.config, image_shape, latent_shape = config, config.image_shape, config.latent_shape
-        self.latent_shape, self.latent_dim = latent_shape, prod(latent_shape)
-        output = build_output(config.likelihood, image_shape[0])
+        self.config, self.latent_shape, self.latent_dim = config, config.latent_shape, config.latent_dim
+        output = build_output(config.likelihood, config.image_shape[0])
         self.output_to_likelihood, self.of_bits = output.likelihood, output.of_bits
         with seeded(seed):
-            available = used_context(config.encoder or encoder)
-            self.posterior_flow = flow_of(config.posterior or posterior, latent_shape, available)
-            used = used_context(self.posterior_flow)
-            self.encoder = module_of(
-                config.encoder or encoder, lambda settings: build_encoder(settings, image_shape, latent_shape, used)
-            )
-            self.decoder = module_of(
+            self._build(
+                config.posterior or posterior,
+                config.prior or prior,
+                config.encoder or encoder,
                 config.decoder or decoder,
-                lambda settings: build_decoder(settings, image_shape, latent_shape, output.initial),
+                output.initial,
             )
-            self.prior_flow = flow_of(config.prior or prior, latent_shape, 0)
-        if config.encoder is None:
-            check_context(self.posterior_flow, available)
-        check_prior(self.prior_flow, config.prior)
         self.to(memory_format=torch.channels_last)
+
+    def _build(
+        self,
+        posterior: FlowConfig | nn.Module,
+        prior: FlowConfig | nn.Module,
+        encoder: EncoderConfig | nn.Module,
+        decoder: DecoderConfig | nn.Module,
+        initial_output: Tensor,
+    ) -> None:
+        """Build the four parts, in an order that the initial weights depend on."""
+        image_shape, latent_shape = self.config.image_shape, self.config.level
+        available = used_context(encoder)
+        self.posterior_flow = flow_of(posterior, latent_shape, available)
+        used = used_context(self.posterior_flow)
+        self.encoder = module_of(encoder, lambda settings: build_encoder(settings, image_shape, latent_shape, used))
+        self.decoder = module_of(
+            decoder, lambda settings: build_decoder(settings, image_shape, latent_shape, initial_output)
+        )
+        self.prior_flow = flow_of(prior, latent_shape, 0)
+        if self.config.encoder is None:
+            check_context(self.posterior_flow, available)
+        check_prior(self.prior_flow, self.config.prior)
 
     @property
     def prior(self) -> Prior:

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from flowvae.config import PositiveFloat, PositiveInt
+from flowvae.config import NumTransforms, PositiveFloat, PositiveInt
 from flowvae.model.flows.autoregressive_stack import AutoregressiveFlow, AutoregressiveStack
 from flowvae.model.flows.family import FlowConfig
 from flowvae.model.transforms import affine, affine_inv
@@ -23,7 +23,7 @@ class AffineAutoregressiveConfig(FlowConfig):
     context_field: ClassVar[str] = "context"
 
     flow: Literal["autoregressive"] = "autoregressive"
-    num_transforms: PositiveInt
+    num_transforms: NumTransforms
     hidden_features: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)] = (128,)
     context: bool = True
     log_scale_bound: PositiveFloat = 2.0

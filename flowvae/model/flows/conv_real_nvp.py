@@ -27,7 +27,8 @@ class ConvNet(nn.Module):
     """s and t of a coupling: a convolution, residual blocks, and a convolution that is initialised to zero.
 
     Kernels have size 3, or 1 along a side of the map that has size 1. The context enters the first hidden layer
-    through a separate linear map; its contribution is the same at every position.
+    through a separate linear map. The contribution of a vector is the same at every position; that of a map is averaged
+    over the positions that a squeeze has joined.
 
     Args:
         in_channels, out_channels: channels of the input and output maps.
@@ -64,11 +65,25 @@ class ConvNet(nn.Module):
         zero_layer(self.blocks[-1])
 
     def forward(self, z: Tensor, context_term: Tensor | None) -> Tensor:
-        """z (*sample_shape, batch, in, H, W), context_term (batch, hidden) -> (*sample_shape, batch, out, H, W)."""
+        """Compute the output map.
+
+        Args:
+            z: shape (*sample_shape, batch, in, H, W).
+            context_term: shape (batch, hidden), or (batch, hidden, f H, f W) of a map.
+
+        Returns:
+            Shape (*sample_shape, batch, out, H, W).
+        """
         hidden = self.first(z.flatten(0, -4)).unflatten(0, z.shape[:-3])
         if context_term is not None:
-            hidden = hidden + context_term[..., None, None]
+            hidden = hidden + (context_term[..., None, None] if context_term.dim() == 2 else pooled(context_term, z))
         return self.blocks(hidden.flatten(0, -4)).unflatten(0, z.shape[:-3])
+
+
+def pooled(x: Tensor, like: Tensor) -> Tensor:
+    """A map averaged down to the size of another one."""
+    factor = x.shape[-1] // like.shape[-1]
+    return x if factor == 1 else nn.functional.avg_pool2d(x, factor)
 
 
 class CouplingBlock(nn.Module):
@@ -124,6 +139,7 @@ class ConvRealNVP(Flow):
     """
 
     black: Tensor
+    takes_map = True
 
     def __init__(
         self,

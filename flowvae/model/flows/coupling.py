@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from flowvae.config import PositiveFloat, PositiveInt
+from flowvae.config import NumTransforms, PositiveFloat
 from flowvae.model.flows.family import FlowConfig
 from flowvae.model.flows.normalization import Normalization
 from flowvae.model.flows.partitions import Partition
@@ -22,7 +22,7 @@ class CouplingConfig(FlowConfig):
 
     context_field: ClassVar[str] = "context"
 
-    num_transforms: PositiveInt
+    num_transforms: NumTransforms
     context: bool = True
     log_scale_bound: PositiveFloat = 2.0
     normalization: Normalization = "none"

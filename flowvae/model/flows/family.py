@@ -1,11 +1,12 @@
 """The contract of a family of normalizing flows: its settings, and the module that is built from them."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
+from pydantic import Field
 from torch import Tensor, nn
 
-from flowvae.config import Config, NonNegativeInt
+from flowvae.config import MAX_TRANSFORMS, Config
 from flowvae.model.transforms import Transform
 
 
@@ -19,7 +20,7 @@ class FlowConfig(Config):
     context_field: ClassVar[str | None] = None
 
     flow: str
-    num_transforms: NonNegativeInt
+    num_transforms: Annotated[int, Field(ge=0, le=MAX_TRANSFORMS)]
 
     def without_context(self) -> "FlowConfig":
         """These settings for a prior, which has no context.
@@ -43,9 +44,11 @@ class Flow(nn.Module, ABC):
 
     Attributes:
         context_features: size of the context that the flow uses, 0 for none.
+        takes_map: whether the context may be a map of the size of the latent map, (batch, context_features, H, W).
     """
 
     context_features: int
+    takes_map: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, context: Tensor) -> Transform:

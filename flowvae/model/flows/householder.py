@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from flowvae.config import PositiveInt
+from flowvae.config import NumTransforms
 from flowvae.model.flows.amortised import context_head, parameters_at
 from flowvae.model.flows.family import Flow, FlowConfig
 from flowvae.model.transforms import Transform
@@ -18,7 +18,7 @@ class HouseholderConfig(FlowConfig):
     context_field: ClassVar[str] = "amortised"
 
     flow: Literal["householder"] = "householder"
-    num_transforms: PositiveInt
+    num_transforms: NumTransforms
     amortised: bool = True
 
 

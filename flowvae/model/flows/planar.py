@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from flowvae.config import PositiveInt
+from flowvae.config import NumTransforms
 from flowvae.model.flows.amortised import context_head, parameters_at
 from flowvae.model.flows.family import Flow, FlowConfig
 from flowvae.model.networks import SOFTPLUS_INV_ONE
@@ -19,7 +19,7 @@ class PlanarConfig(FlowConfig):
     context_field: ClassVar[str] = "amortised"
 
     flow: Literal["planar"] = "planar"
-    num_transforms: PositiveInt
+    num_transforms: NumTransforms
     amortised: bool = True
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from flowvae.config import PositiveInt
+from flowvae.config import NumTransforms
 from flowvae.model.flows.amortised import context_head, parameters_at
 from flowvae.model.flows.family import Flow, FlowConfig
 from flowvae.model.networks import SOFTPLUS_INV_ONE
@@ -18,7 +18,7 @@ class RadialConfig(FlowConfig):
     context_field: ClassVar[str] = "amortised"
 
     flow: Literal["radial"] = "radial"
-    num_transforms: PositiveInt
+    num_transforms: NumTransforms
     amortised: bool = True
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from flowvae.config import PositiveFloat, PositiveInt
+from flowvae.config import NumTransforms, PositiveFloat, PositiveInt
 from flowvae.model.flows.autoregressive_stack import AutoregressiveFlow, AutoregressiveStack
 from flowvae.model.flows.family import FlowConfig
 from flowvae.model.flows.spline import num_parameters, spline, spline_inv
@@ -16,7 +16,7 @@ class SplineAutoregressiveConfig(FlowConfig):
     context_field: ClassVar[str] = "context"
 
     flow: Literal["spline_autoregressive"] = "spline_autoregressive"
-    num_transforms: PositiveInt
+    num_transforms: NumTransforms
     hidden_features: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)] = (64,)
     context: bool = True
     num_bins: Annotated[int, Field(ge=2)] = 8

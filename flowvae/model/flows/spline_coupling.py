@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from flowvae.config import PositiveFloat, PositiveInt
+from flowvae.config import NumTransforms, PositiveFloat, PositiveInt
 from flowvae.model.flows.coupling import ALTERNATING, CouplingStack
 from flowvae.model.flows.family import Flow, FlowConfig
 from flowvae.model.flows.partitions import Halves, Partition
@@ -19,7 +19,7 @@ class SplineCouplingConfig(FlowConfig):
     context_field: ClassVar[str] = "context"
 
     flow: Literal["spline_coupling"] = "spline_coupling"
-    num_transforms: PositiveInt
+    num_transforms: NumTransforms
     hidden_features: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)] = (64,)
     context: bool = True
     num_bins: Annotated[int, Field(ge=2)] = 8

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from flowvae.config import PositiveInt
+from flowvae.config import NumTransforms
 from flowvae.model.flows.amortised import context_head, parameters_at
 from flowvae.model.flows.family import Flow, FlowConfig
 from flowvae.model.flows.orthogonal import Columns, HouseholderProductConfig, Orthogonalization, build_basis
@@ -19,7 +19,7 @@ class SylvesterConfig(FlowConfig):
     context_field: ClassVar[str] = "amortised"
 
     flow: Literal["sylvester"] = "sylvester"
-    num_transforms: PositiveInt
+    num_transforms: NumTransforms
     orthogonalization: Orthogonalization = HouseholderProductConfig(num_householder=4)
     amortised: bool = True
 

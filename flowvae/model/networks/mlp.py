@@ -61,16 +61,20 @@ def context_terms(nets: Sequence[nn.Module], context: Tensor | None) -> tuple[Te
 
     Args:
         nets: each with a linear layer `context`, all of the same size.
-        context: shape (batch, context_features), or None if the nets have no context.
+        context: shape (batch, context_features), or (batch, context_features, H, W) of a map; None if the nets have no
+            context.
 
     Returns:
-        One term per net, shape (batch, first hidden); None if there is no context.
+        One term per net, shape (batch, first hidden), or (batch, first hidden, H, W); None if there is no context.
     """
     if context is None:
         return (None,) * len(nets)
     layers = [net.context for net in nets]
     weights = [layer.weight for layer in layers if isinstance(layer, nn.Linear)]
-    return nn.functional.linear(context, torch.cat(weights)).chunk(len(weights), dim=-1)
+    weight = torch.cat(weights)
+    if context.dim() == 4:
+        return nn.functional.conv2d(context, weight[..., None, None]).chunk(len(weights), dim=1)
+    return nn.functional.linear(context, weight).chunk(len(weights), dim=-1)
 
 
 def fully_connected(widths: Sequence[int], *, batch_norm: bool = False) -> nn.Sequential:

@@ -33,9 +33,12 @@ class NetworkEntry(NamedTuple):
     An encoder maps images (batch, *image_shape) to loc (batch, D), scale (batch, D) > 0 and context
     (batch, context_features). A decoder maps latents (*sample_shape, batch, D) to P parameters per pixel
     (*sample_shape, batch, P, height, width).
+
+    Networks with `of_levels` are those of a hierarchy of latents, which depend on each other (see `ladder`).
     """
 
     encoder_config: type[EncoderConfig]
     encoder: type[nn.Module]
     decoder_config: type[DecoderConfig]
     decoder: type[nn.Module]
+    of_levels: bool = False
