@@ -24,7 +24,7 @@ test: $(VENV)/installed-test lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-all: $(VENV)/installed-test-all lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/installed-test
 	@$(BIN)/ruff check --quiet .
@@ -47,6 +47,6 @@ $(VENV)/installed-%: pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
 	@touch $@
 
-# Everything that dvc repro creates, except the environment and DVC's cache.
+# Everything that dvc repro creates, except the environment and DVC's cache. Other files in data/ are a user's own.
 clean:
-	rm -rf data models scores timings logs checkpoints .dvc/tmp/overrides
+	rm -rf data/raw data/prepared data/source.json models scores unused timings logs checkpoints .dvc/tmp/overrides

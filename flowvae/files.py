@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -44,4 +44,17 @@ def sha256(path: Path) -> str:
     digest = hashlib.sha256()
     for piece in pieces(path):
         digest.update(piece)
+    return digest.hexdigest()
+
+
+def sha256_of_files(root: Path, names: Iterable[str]) -> str:
+    """Hexadecimal SHA-256 checksum over the names and contents of files.
+
+    Args:
+        root: their folder.
+        names: of the files, relative to it, separated by /, in order.
+    """
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(f"{name}\0{sha256(root / name)}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()

@@ -3,7 +3,7 @@
 import os
 import sys
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent import futures
 from http.client import HTTPException
 from pathlib import Path
@@ -14,23 +14,77 @@ from flowvae.datasets.entry import DatasetEntry
 from flowvae.errors import InputError
 from pipeline import paths
 
+VARIABLE = "FLOWVAE_DATA_ROOT"
 PROBE_SECONDS = 2
+MAX_TOO_DEEP = 2  # folders: MNIST/raw
 
 
 def data_roots() -> list[Path]:
-    """Folders that are searched for data files: FLOWVAE_DATA_ROOT if set, then earlier downloads."""
-    given = os.environ.get("FLOWVAE_DATA_ROOT")
-    return [Path(given), paths.DOWNLOADS] if given else [paths.DOWNLOADS]
+    """Folders that are searched for data files: the one that VARIABLE names if it is set, then earlier downloads."""
+    given = given_root()
+    return [given, paths.DOWNLOADS] if given else [paths.DOWNLOADS]
 
 
-def first_root(holds: Callable[[Path], bool]) -> Path | None:
-    """The first data root that meets a condition."""
-    return next(filter(holds, data_roots()), None)
+def given_root() -> Path | None:
+    """The folder that VARIABLE names, in which ~ is the home folder; None if it is not set."""
+    given = os.environ.get(VARIABLE)
+    return Path(given).expanduser() if given else None
 
 
 def find_files(entry: DatasetEntry, data: DataConfig) -> Path | None:
-    """The first data root that holds a data set."""
-    return first_root(lambda root: entry.is_in(root, data))
+    """The first data root that holds a data set.
+
+    Raises:
+        InputError: VARIABLE names a folder that does not exist, or that is meant to hold the set and does not.
+    """
+    found = next((root for root in data_roots() if entry.is_in(root, data)), None)
+    if found is None and (given := given_root()) and not Path(entry.files(data)[0]).is_absolute():
+        check_given(given, entry, data)
+    return found
+
+
+def check_given(given: Path, entry: DatasetEntry, data: DataConfig) -> None:
+    """Check that the folder that VARIABLE names lacks a data set altogether.
+
+    Raises:
+        InputError: it does not exist, it is a folder too deep or too high, or it holds a part of the files, or all of
+            them compressed.
+    """
+    where = f"{VARIABLE}: {given}"
+    if not given.is_dir():
+        raise InputError(f"{where}: {'not a folder' if given.exists() else 'does not exist'}; {advice(entry, data)}")
+    absolute = given.absolute()
+    for other in (*absolute.parents[:MAX_TOO_DEEP], *subfolders(given)):
+        if entry.is_in(other, data):
+            raise InputError(f"{where}: {entry.title} is in {other}; set {VARIABLE} to that folder")
+    missing = entry.missing(given, data)
+    if packed := [f"{file}.gz" for file in missing if (given / f"{file}.gz").is_file()]:
+        raise InputError(f"{where}: {packed[0]} is compressed; unpack it with gunzip")
+    if len(missing) < len(entry.files(data)):
+        raise InputError(f"{where}: lacks {', '.join(missing)}, and holds the other files of {entry.title}; add these")
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in a folder; none if it cannot be read."""
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_dir())
+    except OSError:
+        return []
+
+
+def advice(entry: DatasetEntry, data: DataConfig) -> str:
+    """What to set VARIABLE to."""
+    return f"set it to the folder that holds {entry.folder(data)}, or unset it"
+
+
+def searched(entry: DatasetEntry, data: DataConfig) -> str:
+    """Where a data set was searched, and what was missing there."""
+    return "; ".join(f"{name_of(root)} has no {entry.missing(root, data)[0]}" for root in data_roots())
+
+
+def name_of(root: Path) -> str:
+    """A data root, with the variable that names it."""
+    return f"{VARIABLE} ({root})" if root == given_root() else str(root)
 
 
 def obtain(entry: DatasetEntry, data: DataConfig) -> Path:
@@ -49,8 +103,7 @@ def obtain(entry: DatasetEntry, data: DataConfig) -> Path:
     try:
         download(entry, data)
     except InputError as error:
-        searched = ", ".join(str(root / entry.folder(data)) for root in data_roots())
-        raise InputError(f"{error}; searched in {searched}; {entry.by_hand(data)}") from error
+        raise InputError(f"{error}; {entry.by_hand(data)}") from error
     return paths.DOWNLOADS
 
 
@@ -61,7 +114,7 @@ def download(entry: DatasetEntry, data: DataConfig) -> None:
         InputError: no mirror answers, or the download failed.
     """
     if not any_answers(entry.addresses):
-        raise InputError(f"{entry.title} is in no folder, and no mirror answers")
+        raise InputError(f"{entry.title}: {searched(entry, data)}, and no mirror answers")
     print(f"{entry.title}: downloading into {paths.DOWNLOADS}", file=sys.stderr)
     entry.download(paths.DOWNLOADS, data)
 

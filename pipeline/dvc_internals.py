@@ -64,9 +64,9 @@ class Plan(NamedTuple):
     width: int
 
 
-def open_repo() -> Repo:
-    """The project in the working folder; it waits for other DVC processes to end."""
-    return Repo(_wait_for_lock=True)
+def open_repo(project: Path | None = None) -> Repo:
+    """A project, by default that in the working folder; it waits for other DVC processes to end."""
+    return Repo(project and str(project), _wait_for_lock=True)
 
 
 def has_remote(repo: Repo) -> bool:

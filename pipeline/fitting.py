@@ -11,6 +11,7 @@ import torch
 
 from flowvae.data.arrays import open_images
 from flowvae.errors import InputError
+from flowvae.files import sha256_of_files
 from flowvae.model.loading import build_vae
 from flowvae.model.settings import VAEConfig
 from flowvae.model.vae import VAE
@@ -86,10 +87,7 @@ def code_hash(code: Sequence[str], root: Path = Path(__file__).parents[1]) -> st
         root: the project's folder.
     """
     files = [file for part in code for file in (sorted((root / part).rglob("*.py")) or [root / part])]
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
-    return digest.hexdigest()
+    return sha256_of_files(root, [file.relative_to(root).as_posix() for file in files])
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from benchmarks.__main__ import BENCHMARKS
 from flowvae.data.arrays import SPLITS
 from flowvae.datasets.raw import RawArrays, RawDataset
-from flowvae.datasets.writing import Provenance, write_arrays
+from flowvae.datasets.writing import Preparation, write_arrays
 from pipeline.__main__ import parse_options
 from pipeline.params.reading import check_params
 from pipeline.params.trees import value_at
@@ -214,8 +214,8 @@ def test_readme_example_runs(tmp_path, monkeypatch):
     bits = np.random.default_rng(0).integers(0, 2, (90, 1, 28, 28), np.uint8)
     images = {split: RawArrays.of(part) for split, part in zip(SPLITS, np.split(bits, 3), strict=True)}
     dataset = RawDataset(images, np.zeros(30, np.uint8), dataset="bits", origin="here", split="thirds", processing=None)
-    provenance = Provenance("a test", "static", 0, dict.fromkeys(SPLITS, 0), None, None)
-    write_arrays(tmp_path / "data/prepared", dataset, lambda chunks, split: chunks, provenance)
+    preparation = Preparation({"source": "a test"}, "static", 0, dict.fromkeys(SPLITS, 0), None)
+    write_arrays(tmp_path / "data/prepared", dataset, lambda chunks, split: chunks, preparation)
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     exec(compile(code_block(section(README, "Use it from Python")), "README.md", "exec"), names)

@@ -1,22 +1,29 @@
-"""Prepared images on disk: one .npy file per split, with their metadata and checksums."""
+"""Prepared images on disk: one .npy file per split, and beside it what it means, with its checksum.
+
+What was done to get them is in files of their own, so results that do not depend on it do not depend on these files.
+"""
 
 import json
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, TypeVar
 
 import numpy as np
 import torch
-from pydantic import AfterValidator, ValidationError
+from pydantic import Field, ValidationError
 from torch import Tensor
 
-from flowvae.config import Config, ImageShape
-from flowvae.data.images import ImageSet, Reading
+from flowvae.config import Config, ImageShape, PositiveInt
+from flowvae.data.images import ImageSet, Reading, shape_of_images
 from flowvae.errors import InputError
 from flowvae.files import sha256
 
 SPLITS = ("train", "valid", "test")
-METADATA = "metadata.json"
+LABELS = "test_labels"
+ARRAYS = (*SPLITS, LABELS)
+PROVENANCE = "provenance.json"
+SOURCE = "source.json"  # what `fetch` had found; only `fetch` reads it
+DESCRIPTIONS = (*(f"{name}.json" for name in ARRAYS), PROVENANCE, SOURCE)
 MAX_GPU_SHARE = 0.5  # of the free memory of a GPU, for images
 # How the pixels are read under each `data.binarization`.
 READINGS: dict[str, Reading] = {
@@ -38,51 +45,108 @@ def pixel_text(binarization: str) -> str:
     return "8-bit values" if is_eight_bit(binarization) else f"{binarization} binarization"
 
 
-def _exactly(*names: str) -> AfterValidator:
-    """A mapping with exactly these keys."""
-
-    def check(mapping: dict[str, Any]) -> dict[str, Any]:
-        if set(mapping) != set(names):
-            raise ValueError(f"expected the keys {', '.join(names)}, got {', '.join(mapping)}")
-        return mapping
-
-    return AfterValidator(check)
-
-
-class Metadata(Config):
-    """Description of the arrays, for the protocol of every number computed from them.
+class ArrayInfo(Config):
+    """What an array means: all that a result depends on, apart from the array.
 
     Attributes:
+        shape: (N, C, H, W) of images, (N,) of labels.
+        binarization: how grey values became bits; None for labels.
+        sha256: of the .npy file.
+    """
+
+    shape: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1, max_length=4)]
+    binarization: str | None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+    @property
+    def image_shape(self) -> ImageShape:
+        """(C, H, W) of images."""
+        return shape_of_images(self.shape)
+
+
+class Provenance(Config):
+    """Where the images come from and what was done to them, for the protocol of every number computed from them.
+
+    Attributes:
+        dataset: its name.
+        origin: who made the files.
+        binarization_seed: of the static draw.
+        split: description of the split.
         processing: description of what was done to the images; None for nothing.
         corrupt: number of images that were skipped because they could not be read, by split.
-        fingerprint: hash of the files of a folder of images; None for other data sets.
         banner: warning that readers need before they compare numbers; None for the full data.
     """
 
     dataset: str
-    source: str
     origin: str
-    binarization: str
     binarization_seed: int
     split: str
-    counts: Annotated[dict[str, int], _exactly(*SPLITS)]
-    image_shape: ImageShape
     processing: str | None
-    corrupt: Annotated[dict[str, int], _exactly(*SPLITS)]
-    fingerprint: str | None
+    corrupt: dict[str, int]
     banner: str | None
-    sha256: Annotated[dict[str, str], _exactly(*SPLITS, "test_labels")]
+
+
+class Metadata(Config):
+    """All that is known of prepared images.
+
+    Attributes:
+        arrays: what each of ARRAYS means.
+    """
+
+    arrays: dict[str, ArrayInfo]
+    provenance: Provenance
+
+    @property
+    def image_shape(self) -> ImageShape:
+        """(C, H, W)."""
+        return self.arrays["train"].image_shape
+
+    @property
+    def binarization(self) -> str:
+        """How grey values became bits."""
+        return str(self.arrays["train"].binarization)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of images in each split."""
+        return {split: self.arrays[split].shape[0] for split in SPLITS}
 
 
 def read_metadata(folder: Path) -> Metadata:
-    """Read the metadata of prepared images.
+    """Read all that is known of prepared images.
+
+    Raises:
+        InputError: a file is missing or damaged.
+    """
+    return Metadata(
+        arrays={name: read_info(folder, name) for name in ARRAYS},
+        provenance=_read(folder / PROVENANCE, Provenance),
+    )
+
+
+def read_info(folder: Path, name: str) -> ArrayInfo:
+    """Read what an array means.
+
+    Args:
+        folder: of prepared images.
+        name: one of ARRAYS.
 
     Raises:
         InputError: the file is missing or damaged.
     """
-    path = folder / METADATA
+    path = folder / f"{name}.json"
+    info = _read(path, ArrayInfo)
+    if (len(info.shape), info.binarization in READINGS) != ((1, False) if name == LABELS else (4, True)):
+        raise InputError(f"{path}: damaged; run the stage 'prepare' again")
+    return info
+
+
+_Content = TypeVar("_Content", bound=Config)
+
+
+def _read(path: Path, kind: type[_Content]) -> _Content:
     try:
-        return Metadata.model_validate(json.loads(path.read_bytes()))
+        return kind.model_validate(json.loads(path.read_bytes()))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); run the stage 'prepare' first") from error
     except (ValueError, ValidationError) as error:
@@ -98,17 +162,17 @@ def open_images(folder: Path, split: str, device: torch.device) -> ImageSet:
     Raises:
         InputError: the array is missing, damaged, or does not match its metadata.
     """
-    metadata = read_metadata(folder)
-    pixels = _open_array(folder, split, metadata)
-    expected = (metadata.counts[split], *metadata.image_shape)
+    info = read_info(folder, split)
+    pixels = _open_array(folder, split, info)
     if pixels.dtype != torch.uint8:
         raise InputError(f"{folder / split}.npy: expected uint8, got {pixels.dtype}; run the stage 'prepare' again")
-    if pixels.shape != expected:
+    if pixels.shape != info.shape:
         raise InputError(
-            f"{folder / split}.npy: expected shape {expected}, got {tuple(pixels.shape)}; run the stage 'prepare' again"
+            f"{folder / split}.npy: expected shape {info.shape}, got {tuple(pixels.shape)}; run the stage 'prepare' "
+            "again"
         )
     pixels = pixels.to(device) if fits(pixels.nbytes, device) else pixels
-    return ImageSet(pixels, READINGS[metadata.binarization], device)
+    return ImageSet(pixels, READINGS[str(info.binarization)], device)
 
 
 def fits(num_bytes: int, device: torch.device) -> bool:
@@ -125,17 +189,17 @@ def open_labels(folder: Path) -> Tensor:
     Raises:
         InputError: the array is missing, damaged, or does not match its metadata.
     """
-    return _open_array(folder, "test_labels", read_metadata(folder))
+    return _open_array(folder, LABELS, read_info(folder, LABELS))
 
 
-def _open_array(folder: Path, name: str, metadata: Metadata) -> Tensor:
+def _open_array(folder: Path, name: str, info: ArrayInfo) -> Tensor:
     path = folder / f"{name}.npy"
     try:
         digest = sha256(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); run the stage 'prepare' again") from error
-    if digest != metadata.sha256[name]:
-        raise InputError(f"{path}: damaged, its checksum is not the one in {METADATA}; run the stage 'prepare' again")
+    if digest != info.sha256:
+        raise InputError(f"{path}: damaged, its checksum is not the one in {name}.json; run the stage 'prepare' again")
     try:
         return memory_map(path)
     except (ValueError, EOFError, TypeError) as error:

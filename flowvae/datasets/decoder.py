@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypedDict
 
@@ -52,6 +53,14 @@ class DecodeRequest(TypedDict):
     folder: str
     names: list[str]
     options: DecodeOptions
+
+
+def register_plugins() -> None:
+    """Let Pillow read HEIF, if the package pillow-heif is installed."""
+    with suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
 
 
 def decode(path: str, options: DecodeOptions) -> bytes:
@@ -158,6 +167,7 @@ def write_at(path: Path, offset: int, images: Sequence[bytes]) -> None:
 def main() -> None:
     """Answer each request with {corrupt: ...}, or with {errno, strerror, filename} if writing failed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
+    register_plugins()
     for line in sys.stdin:
         answer: dict[str, object]
         try:

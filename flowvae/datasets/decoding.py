@@ -36,10 +36,8 @@ Chunk = tuple[str, int]  # its split and the position of its first image
 def fingerprint(images: Mapping[str, RawFiles]) -> str:
     """A hash of names, sizes and modification times: it changes if a file is added, removed, renamed or written.
 
-    Contents are not read, because that would take as long as preparing them.
-
-    Raises:
-        InputError: a file does not exist.
+    Contents are not read, because that would take as long as preparing them. Files that do not exist count as empty;
+    decoding reports them.
     """
     digest = hashlib.sha256()
     for split, files in images.items():
@@ -47,9 +45,10 @@ def fingerprint(images: Mapping[str, RawFiles]) -> str:
             path = files.folder / name
             try:
                 stat = path.stat()
-            except OSError as error:
-                raise InputError(f"{path}: cannot be read ({error.strerror}); add the file") from error
-            line = f"{split}\0{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n"
+                size, time = stat.st_size, stat.st_mtime_ns
+            except OSError:
+                size, time = 0, 0
+            line = f"{split}\0{name}\0{size}\0{time}\n"
             digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()
 

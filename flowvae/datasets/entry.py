@@ -29,7 +29,7 @@ class DatasetEntry:
         addresses: one file on each mirror that torchvision uses. They are listed because asking torchvision takes 2 s.
         fingerprint: settings -> hash of files that may change between runs; None for files that do not.
         fallback: name of the entry of SOURCES to use if this set is unavailable and the settings allow it.
-        has: whether a data root holds the set, where checking `files` is not enough.
+        lacks: data root -> which files it lacks, where any of several files would do.
     """
 
     title: str
@@ -41,11 +41,17 @@ class DatasetEntry:
     addresses: tuple[str, ...] = ()
     fingerprint: Callable[[DataConfig], str | None] = no_fingerprint
     fallback: str | None = None
-    has: Callable[[Path], bool] | None = None
+    lacks: Callable[[Path], Sequence[str]] | None = None
+
+    def missing(self, root: Path, data: DataConfig) -> Sequence[str]:
+        """The files that a data root lacks, relative to it. The contents of others are checked when they are read."""
+        if self.lacks:
+            return self.lacks(root)
+        return [file for file in self.files(data) if not (root / file).exists()]
 
     def is_in(self, root: Path, data: DataConfig) -> bool:
-        """Whether all files exist. Their contents are checked when they are read."""
-        return self.has(root) if self.has else all((root / file).exists() for file in self.files(data))
+        """Whether a data root holds all files."""
+        return not self.missing(root, data)
 
     def download(self, root: Path, data: DataConfig) -> None:
         """Download with torchvision, which shows progress and verifies checksums.

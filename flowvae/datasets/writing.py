@@ -1,18 +1,19 @@
 """Writing prepared images: .npy files in pieces, so that a data set may be larger than memory."""
 
 import io
+import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from flowvae.data.arrays import METADATA, SPLITS, Metadata
+from flowvae.data.arrays import LABELS, PROVENANCE, SOURCE, SPLITS, ArrayInfo, Metadata, Provenance
 from flowvae.datasets.raw import RawArrays, RawDataset, RawFiles
 from flowvae.files import sha256, write_atomically
 
@@ -21,25 +22,28 @@ Binarize = Callable[[Iterable[Tensor], int], Iterator[Tensor]]
 
 
 @dataclass(frozen=True)
-class Provenance:
-    """The metadata that do not follow from the arrays; the fields are those of `Metadata`."""
+class Preparation:
+    """What was done to a data set; the other fields are those of `ArrayInfo` and `Provenance`.
 
-    source: str
+    Args:
+        source: what `fetch` had found.
+    """
+
+    source: Mapping[str, Any]
     binarization: str
     binarization_seed: int
     corrupt: dict[str, int]
-    fingerprint: str | None
     banner: str | None
 
 
-def write_arrays(folder: Path, dataset: RawDataset, binarize: Binarize, provenance: Provenance) -> Metadata:
-    """Write `<split>.npy`, then `test_labels.npy`, then `metadata.json` with their checksums.
+def write_arrays(folder: Path, dataset: RawDataset, binarize: Binarize, preparation: Preparation) -> Metadata:
+    """Write `<split>.npy` and `test_labels.npy`, what each means into a .json file beside it, and where they come from.
 
     Args:
         folder: created if necessary.
         dataset: decoded images; only a few of them are in memory at a time.
         binarize: (chunks of the images of a split, number of the split) -> the chunks to write.
-        provenance: the rest of the metadata.
+        preparation: the rest of the metadata.
     """
     arrays = {split: decoded_images(dataset.images[split]) for split in SPLITS}
     for number, split in enumerate(SPLITS):
@@ -50,24 +54,38 @@ def write_arrays(folder: Path, dataset: RawDataset, binarize: Binarize, provenan
         write_atomically(folder / f"{split}.npy", partial(_write_array, shape, binarize(chunks, number)))
     buffer = io.BytesIO()  # np.save to a file hides the reason if writing fails
     np.save(buffer, dataset.test_labels)
-    write_atomically(folder / "test_labels.npy", buffer.getvalue())
+    write_atomically(folder / f"{LABELS}.npy", buffer.getvalue())
+    shapes = {split: (len(images), *images.image_shape) for split, images in arrays.items()}
     metadata = Metadata(
-        dataset=dataset.dataset,
-        source=provenance.source,
-        origin=dataset.origin,
-        binarization=provenance.binarization,
-        binarization_seed=provenance.binarization_seed,
-        split=dataset.split,
-        counts={split: len(arrays[split]) for split in SPLITS},
-        image_shape=arrays["train"].image_shape,
-        processing=dataset.processing,
-        corrupt=provenance.corrupt,
-        fingerprint=provenance.fingerprint,
-        banner=provenance.banner,
-        sha256={name: sha256(folder / f"{name}.npy") for name in (*SPLITS, "test_labels")},
+        arrays={
+            split: ArrayInfo(shape=shape, binarization=preparation.binarization, sha256=sha256(folder / f"{split}.npy"))
+            for split, shape in shapes.items()
+        }
+        | {
+            LABELS: ArrayInfo(
+                shape=dataset.test_labels.shape, binarization=None, sha256=sha256(folder / f"{LABELS}.npy")
+            )
+        },
+        provenance=Provenance(
+            dataset=dataset.dataset,
+            origin=dataset.origin,
+            binarization_seed=preparation.binarization_seed,
+            split=dataset.split,
+            processing=dataset.processing,
+            corrupt=preparation.corrupt,
+            banner=preparation.banner,
+        ),
     )
-    write_atomically(folder / METADATA, (metadata.model_dump_json(indent=2) + "\n").encode())
+    for name, info in metadata.arrays.items():
+        write_json(folder / f"{name}.json", info.model_dump(mode="json"))
+    write_json(folder / PROVENANCE, metadata.provenance.model_dump(mode="json"))
+    write_json(folder / SOURCE, preparation.source)
     return metadata
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object."""
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def decoded_images(images: RawArrays | RawFiles) -> RawArrays:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from flowvae.data.arrays import METADATA, Metadata, read_metadata
+from flowvae.data.arrays import DESCRIPTIONS, Metadata, read_metadata
 from flowvae.errors import InputError
 from flowvae.files import pieces, sha256, write_atomically
 from pipeline.distributed.storage import PIECE, Storage
@@ -19,7 +19,7 @@ from pipeline.running.placement import Placement
 
 
 def digest_of(metadata: Metadata) -> str:
-    """The name of a set of arrays: a hash of the metadata, which contain the checksums of all files."""
+    """The name of a set of arrays: a hash of the metadata, which contain the checksums of all arrays."""
     return hashlib.sha256(metadata.model_dump_json().encode()).hexdigest()[:16]
 
 
@@ -38,9 +38,10 @@ def share_arrays(folder: Path, uri: str) -> str:
     """
     metadata = read_metadata(folder)
     storage = Storage.of(uri, f"data/{digest_of(metadata)}")
-    for name in metadata.sha256:
+    for name in metadata.arrays:
         share_file(folder / f"{name}.npy", storage)
-    share_file(folder / METADATA, storage, again=True)  # by its time, `pipeline.submit.prune` sees what is in use
+    for name in DESCRIPTIONS:
+        share_file(folder / name, storage, again=True)  # by their time, `pipeline.submit.prune` sees what is in use
     return digest_of(metadata)
 
 
@@ -89,9 +90,9 @@ def local_arrays(folder: Path, metadata: Metadata, placement: Placement) -> Path
 
 
 def holds_arrays(folder: Path, metadata: Metadata) -> bool:
-    """Whether a folder on this node holds exactly these arrays."""
+    """Whether a folder on this node holds exactly these arrays, wherever they come from."""
     try:
-        return read_metadata(folder) == metadata
+        return read_metadata(folder).arrays == metadata.arrays
     except InputError:
         return False
 
@@ -111,11 +112,12 @@ def fetch_arrays(target: Path, uri: str, name: str) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
-        fetch_file(partial / METADATA, storage)
-        for array, expected in read_metadata(partial).sha256.items():
+        for description in DESCRIPTIONS:
+            fetch_file(partial / description, storage)
+        for array, info in read_metadata(partial).arrays.items():
             path = partial / f"{array}.npy"
             fetch_file(path, storage)
-            if sha256(path) != expected:
+            if sha256(path) != info.sha256:
                 raise InputError(f"{storage.folder}/{path.name}: damaged; delete it and run the stage again")
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)

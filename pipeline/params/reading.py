@@ -93,7 +93,7 @@ def validation_line(problem: Mapping[str, Any], content: Any) -> str:
         case "too_short" | "too_long":
             return f"{key}: expected {problem['msg'].partition(' have ')[2].partition(' after ')[0]}, got {got}"
         case "string_pattern_mismatch":
-            return f"{key}: expected a name of lowercase letters, digits, - and _, got {got}"
+            return f"{key}: expected a name of at most 64 lowercase letters, digits, - and _, got {got}"
     return f"{key}: {expectation(problem)}, got {got}"
 
 

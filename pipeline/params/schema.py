@@ -54,7 +54,7 @@ def at_each_depth(family: Any) -> Any:
 
 
 SIDES = ("posterior", "prior")
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]  # files are named after it
 Seeds = Annotated[tuple[NonNegativeInt, ...], Field(strict=False, min_length=1), AfterValidator(_each_seed_once)]
 Choices = Annotated[tuple[Any, ...], Field(strict=False, min_length=1), AfterValidator(_each_value_once)]
 Family = Annotated[dict[int, VariantConfig], BeforeValidator(at_each_depth)]

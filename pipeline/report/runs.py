@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flowvae.config import ImageShape
-from flowvae.data.arrays import is_eight_bit
+from flowvae.data.arrays import SPLITS, Metadata, is_eight_bit
 from flowvae.errors import InputError
 from flowvae.estimates import ImageScores
 from pipeline import paths
@@ -19,7 +19,7 @@ MISSING = object()  # differs from every value, also from null
 PROTOCOL = {
     "posterior": {"flow", "num_transforms"},
     "prior": {"flow", "num_transforms"},
-    "data": {"dataset", "binarization", "binarization_seed", "split", "counts", "banner", "image_shape"},
+    "data": set(SPLITS),
     "training": {"batch_size"},
     "evaluation": {"num_elbo_samples", "num_importance_samples", "num_nll_images"},
 }  # what the report reads, by section
@@ -112,13 +112,17 @@ def flows_label(posterior: str, prior: str) -> str:
     return f"{prior} prior" if posterior == "none" else f"{posterior}, {prior} prior"
 
 
-def read_runs(params: Params) -> list[ScoredRun]:
+def read_runs(params: Params, metadata: Metadata) -> list[ScoredRun]:
     """Read all runs that params.yaml declares.
 
+    Args:
+        params: of the project.
+        metadata: of the images.
+
     Raises:
-        InputError: a file is missing or damaged, or two runs followed different protocols.
+        InputError: a file is missing or damaged, a run used other images, or two runs followed different protocols.
     """
-    runs = [read_run(params, variant, seed) for variant in params.variants for seed in params.seeds]
+    runs = [read_run(params, metadata, variant, seed) for variant in params.variants for seed in params.seeds]
     for other in runs[1:]:
         if difference := first_difference(runs[0].protocol, other.protocol):
             first, second = (paths.PROTOCOLS / f"{run.name}.json" for run in (runs[0], other))
@@ -126,14 +130,15 @@ def read_runs(params: Params) -> list[ScoredRun]:
     return runs
 
 
-def read_run(params: Params, variant: str, seed: int) -> ScoredRun:
+def read_run(params: Params, metadata: Metadata, variant: str, seed: int) -> ScoredRun:
     """Read one run.
 
     Raises:
-        InputError: a file is missing or damaged, or is of another variant than params.yaml declares.
+        InputError: a file is missing or damaged, or is of another variant than params.yaml declares, or of other
+            images than `metadata` describe.
     """
     name = run_name(variant, seed)
-    protocol = read_protocol(paths.PROTOCOLS / f"{name}.json")
+    protocol = read_protocol(paths.PROTOCOLS / f"{name}.json", metadata)
     if {side: protocol[side] for side in SIDES} != params.variants[variant].model_dump(mode="json"):
         raise InputError(f"params.yaml: variants.{variant}: differs from what {name} was trained with; run dvc repro")
     return ScoredRun(
@@ -167,8 +172,8 @@ def read_image_scores(name: str, protocol: Mapping[str, Any]) -> ImageScores:
     return scores
 
 
-def read_protocol(path: Path) -> dict[str, Any]:
-    """Read a protocol and check that it holds what the report needs."""
+def read_protocol(path: Path, metadata: Metadata) -> dict[str, Any]:
+    """Read a protocol, check that it holds what the report needs, and add where its images come from."""
     protocol = read_json(path)
     for section, names in PROTOCOL.items():
         content = protocol.get(section)
@@ -177,7 +182,11 @@ def read_protocol(path: Path) -> dict[str, Any]:
             raise InputError(f"{path}: {section}: lacks {', '.join(sorted(missing))}; run dvc repro to fix it")
     if not isinstance(protocol.get("epochs"), int):
         raise InputError(f"{path}: epochs: expected a number, got {protocol.get('epochs')!r}; run dvc repro to fix it")
-    return protocol
+    for split in SPLITS:
+        if protocol["data"][split] != metadata.arrays[split].model_dump(mode="json"):
+            raise InputError(f"{path}: data.{split}: other images than those in {paths.PREPARED}; run dvc repro")
+    images = {name: getattr(metadata, name) for name in ("binarization", "counts", "image_shape")}
+    return protocol | {"data": metadata.provenance.model_dump() | images}
 
 
 def read_diagnostics(path: Path) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def title_of(name: str, rows: Sequence[Row], seeds: Sequence[int], metadata: Met
     seed_text = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
     intervals = "bars: 95% intervals over seeds" if len(seeds) > 1 else "one seed, so no intervals"
     return (
-        f"Study {name!r}: {metadata.dataset}, {pixel_text(metadata.binarization)}\n"
+        f"Study {name!r}: {metadata.provenance.dataset}, {pixel_text(metadata.binarization)}\n"
         f"{length} of {metadata.counts['train']:,} images, {seed_text} ({intervals})"
     )
 

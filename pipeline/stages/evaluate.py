@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowvae.data.arrays import is_eight_bit, open_images, read_metadata
+from flowvae.data.arrays import open_images, read_info, read_metadata
 from flowvae.data.images import ImageSet
 from flowvae.diagnostics import Diagnostics, diagnose
 from flowvae.evaluation import Evaluation, EvaluationConfig, evaluate
@@ -43,23 +43,28 @@ def run(params: Params, variant: str, seed: int) -> None:
     name, config = run_name(variant, seed), params.evaluation
     params.check_run(variant, seed)
     placement = find_placement(None, torch.get_num_threads(), torch.cuda.device_count(), os.environ)
-    metadata, vae = read_metadata(paths.PREPARED), load(paths.MODELS / name, "cpu")
+    test, vae = read_info(paths.PREPARED, "test"), load(paths.MODELS / name, "cpu")
     trained = read_json(paths.MODELS / name / "training.json")
     call = partial(score, plain_weights(vae), config)
     if placement.address:
         from pipeline.distributed.remote import compute_on_ray
 
-        scored = compute_on_ray(call, paths.PREPARED.resolve(), metadata, placement)
+        scored = compute_on_ray(call, paths.PREPARED.resolve(), read_metadata(paths.PREPARED), placement)
     else:
         scored = call(paths.PREPARED, pick_device())
     evaluation, seconds = scored.evaluation, scored.seconds
-    num_images = metadata.counts["test"]
+    num_images = test.shape[0]
     num_passes = num_images * config.num_elbo_samples + evaluation.num_nll_images * config.num_importance_samples
-    write_json(paths.METRICS / f"{name}.json", flat_metrics(evaluation, vae, metadata.image_shape))
+    write_json(paths.METRICS / f"{name}.json", flat_metrics(evaluation, vae, test.image_shape))
     evaluation.images.save(paths.SCORES / f"{name}.safetensors")
     write_json(paths.DIAGNOSTICS / f"{name}.json", diagnostics_content(scored.diagnostics, evaluation))
     counts = {"num_nll_images": evaluation.num_nll_images}
-    write_json(paths.PROTOCOLS / f"{name}.json", trained | {"evaluation": config.model_dump() | counts})
+    protocol = {
+        **trained,
+        "data": trained["data"] | {"test": test.model_dump()},
+        "evaluation": config.model_dump() | counts,
+    }
+    write_json(paths.PROTOCOLS / f"{name}.json", protocol)
     write_png(paths.FIGURES / "samples" / f"{name}.png", scored.samples)
     write_png(paths.FIGURES / "reconstructions" / f"{name}.png", scored.reconstructions)
     record_timing(
@@ -140,7 +145,7 @@ def score(vae: VAE, config: EvaluationConfig, prepared: Path, device: torch.devi
     evaluation = evaluate(vae, images, config)
     seconds = time.monotonic() - started
     diagnostics = diagnose(vae, images, config)
-    ink = partial(as_ink, eight_bit=is_eight_bit(read_metadata(prepared).binarization))
+    ink = partial(as_ink, eight_bit=images.reading == "levels")
     figures = (
         image_grid(rows_of(ink(samples(vae, config.num_figure_images, config.seed)))),
         image_grid(pairs_of_rows(*map(ink, reconstructions(vae, images, config)))),

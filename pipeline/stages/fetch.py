@@ -1,4 +1,4 @@
-"""fetch: check params.yaml, then find or download the best available data.
+"""fetch: check params.yaml, set aside what it does not declare, then find or download the best available data.
 
 It runs on every `dvc repro`, so that better data are noticed, and writes the same bytes while nothing changes.
 """
@@ -8,14 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+from flowvae.data.arrays import SOURCE
 from flowvae.datasets.config import DataConfig
 from flowvae.datasets.entry import DatasetEntry
 from flowvae.datasets.mnist import FALLBACK_BANNER
 from flowvae.datasets.registry import DATASETS, SOURCES, sources_of
 from flowvae.errors import InputError
 from pipeline import paths
-from pipeline.downloads import data_roots, download, find_files, obtain
+from pipeline.downloads import download, find_files, obtain, searched
 from pipeline.files import read_json, write_json
+from pipeline.leftovers import set_aside
 from pipeline.params.checks import check_models, unread_keys
 from pipeline.params.reading import read_yaml
 from pipeline.params.schema import Params
@@ -33,6 +35,8 @@ def run(params: Params) -> None:
     source = find_source(params.data)
     if missing := absent_results():
         print(f"fetch: {missing}", file=sys.stderr)
+    for line in set_aside(params):
+        print(f"fetch: {line}", file=sys.stderr)
     write_json(paths.SOURCE, source)
     if source["source"] == DATASETS[params.data.name].fallback:
         print(FALLBACK_BANNER, file=sys.stderr)
@@ -56,7 +60,7 @@ def find_source(data: DataConfig) -> dict[str, str | None]:
     if name != data.name:
         raise InputError(
             "data.binarization: larochelle needs binarized_mnist/binarized_mnist_{train,valid,test}.amat or .amat.gz "
-            f"(their public address no longer exists); searched in {searched()}; set FLOWVAE_DATA_ROOT to the folder "
+            f"(their public address no longer exists); {searched(entry, data)}; set FLOWVAE_DATA_ROOT to the folder "
             "that holds them"
         )
     if entry.fallback:
@@ -82,14 +86,9 @@ def downloaded_or_fallback(name: str, entry: DatasetEntry, fallback: str, data: 
     if data.fallback:
         return fallback
     raise InputError(
-        f"data.fallback: is false, and {entry.folder(data)} is not in {searched()} and cannot be downloaded; "
-        "set FLOWVAE_DATA_ROOT to the folder that holds it"
+        f"data.fallback: is false, and {entry.title} cannot be downloaded; {searched(entry, data)}; "
+        f"{entry.by_hand(data)}"
     )
-
-
-def searched() -> str:
-    """The data roots, for messages."""
-    return ", ".join(map(str, data_roots()))
 
 
 def prepared_from(source: str) -> dict[str, str | None] | None:
@@ -97,12 +96,10 @@ def prepared_from(source: str) -> dict[str, str | None] | None:
 
     If `prepare` failed, DVC has deleted them from the folder, but dvc.lock names them, and DVC's cache has them.
     """
-    path = paths.PREPARED / "metadata.json"
+    path = paths.PREPARED / SOURCE
     if not path.is_file():
         restore_prepared()
-    if not path.is_file() or (metadata := read_json(path)).get("source") != source:
-        return None
-    return {"source": source, "fingerprint": metadata.get("fingerprint")}
+    return found if path.is_file() and (found := read_json(path)).get("source") == source else None
 
 
 def restore_prepared() -> None:

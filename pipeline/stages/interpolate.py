@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowvae.data.arrays import is_eight_bit, open_images, open_labels, read_metadata
+from flowvae.data.arrays import open_images, open_labels, read_metadata
 from flowvae.errors import InputError
 from flowvae.interpolation import different_label_pairs, interpolate, random_pairs
 from flowvae.model.loading import load
@@ -62,14 +62,14 @@ def draw(
     pairs = pairs_to_join(open_labels(prepared), config.num_pairs, order).to(device)
     if not len(pairs):
         raise InputError(f"{prepared}/test.npy: expected at least 2 images to join, got {len(images)}")
-    eight_bit, halves = is_eight_bit(read_metadata(prepared).binarization), []
+    halves = []
     for vae in vaes:
         vae = vae.to(device)
         dtype = next(vae.parameters()).dtype
         start, end = (images.batch(pairs[:, i], dtype, bits) for i in (0, 1))
         path = interpolate(vae, start, end, config.num_steps, config.path, config.space)
         rows = torch.cat((start[None], path, end[None])).transpose(0, 1)  # (pairs, steps + 2, C, H, W)
-        halves.append(as_ink(rows, eight_bit=eight_bit))
+        halves.append(as_ink(rows, eight_bit=images.reading == "levels"))
     return image_grid(side_by_side(*halves), ZOOM), len(pairs)
 
 

@@ -14,7 +14,7 @@ from flowvae.datasets.config import DataConfig
 from flowvae.datasets.decoding import Decoded, decode_dataset, decoding_id
 from flowvae.datasets.raw import RawDataset
 from flowvae.datasets.registry import SOURCES, sources_of
-from flowvae.datasets.writing import Provenance, write_arrays
+from flowvae.datasets.writing import Preparation, write_arrays
 from flowvae.errors import InputError
 from pipeline import paths
 from pipeline.downloads import obtain
@@ -24,6 +24,7 @@ from pipeline.running.machine import available_cpus
 
 SECONDS_BETWEEN_REPORTS = 5
 CORRUPT_LIST = paths.LOGS / "prepare" / "corrupt.txt"
+MIN_IMAGES = {"train": 2, "valid": 2, "test": 2}
 CORRUPT_SHOWN = 10  # in the terminal; the file lists all
 
 
@@ -37,30 +38,46 @@ def run(params: Params) -> None:
             "run dvc repro"
         )
     raw = SOURCES[source].read(obtain(SOURCES[source], data), data)
+    check_counts(raw)
     # Not in data/prepared, which DVC empties before this stage runs: a run that was killed is resumed from here.
     folder = paths.CHECKPOINTS / f"prepare-{decoding_id(raw.files)}"
     decoded = decode_dataset(raw, folder, available_cpus(), progress_printer())
     check_corrupt(raw, decoded, data.max_corrupt)
-    provenance = Provenance(
-        source=source,
+    check_counts(decoded.dataset)
+    preparation = Preparation(
+        source=found,
         binarization=data.binarization,
         binarization_seed=data.seed,
         corrupt={split: len(decoded.corrupt.get(split, ())) for split in SPLITS},
-        fingerprint=found.get("fingerprint"),
         banner=" ".join(filter(None, (raw.banner, corrupt_banner(raw, decoded)))) or None,
     )
-    metadata = write_arrays(paths.PREPARED, decoded.dataset, partial(pixels_to_write, raw, data), provenance)
+    metadata = write_arrays(paths.PREPARED, decoded.dataset, partial(pixels_to_write, raw, data), preparation)
     for finished in paths.CHECKPOINTS.glob("prepare-*"):
         shutil.rmtree(finished)
     counts = " / ".join(f"{count:,} {split}" for split, count in metadata.counts.items())
     print(f"prepare: {raw.dataset}, {pixel_text(data.binarization)}: {counts}")
-    if metadata.banner:
-        print(metadata.banner, file=sys.stderr)
+    print(f"prepare: split: {raw.split}")
+    if raw.note:
+        print(f"prepare: {raw.note}")
+    if preparation.banner:
+        print(preparation.banner, file=sys.stderr)
 
 
 def pixels_to_write(raw: RawDataset, data: DataConfig, chunks: Iterable[Tensor], split: int) -> Iterator[Tensor]:
     """Binarize the images of a split, unless they are bits already."""
     return binarize(chunks, "none" if raw.bits else data.binarization, data.seed, split)
+
+
+def check_counts(dataset: RawDataset) -> None:
+    """Raise InputError if there are too few images for standard errors, or for an interpolation."""
+    counts = {split: len(images) for split, images in dataset.images.items()}
+    for split, least in MIN_IMAGES.items():
+        if counts[split] < least:
+            split_text = ", ".join(f"{count} {name}" for name, count in counts.items())
+            raise InputError(
+                f"data: {dataset.dataset}: expected at least {least} images for {split}, got {counts[split]} "
+                f"({split_text}; {dataset.split}); add images, or change the fractions"
+            )
 
 
 def progress_printer() -> Callable[[int, int], None]:

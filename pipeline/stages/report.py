@@ -21,7 +21,8 @@ def run(params: Params) -> None:
     Raises:
         InputError: a result is missing or damaged, or two runs followed different protocols.
     """
-    metadata, runs = read_metadata(paths.PREPARED), read_runs(params)
+    metadata = read_metadata(paths.PREPARED)
+    runs = read_runs(params, metadata)
     rows, studies = summarize(runs, params.report.reference), read_studies(params, metadata)
     table = [run.row() for run in runs]
     write_csv(paths.REPORTS / "results.csv", table, table[0])

@@ -7,7 +7,7 @@ from dataclasses import asdict, fields
 
 import torch
 
-from flowvae.data.arrays import read_metadata
+from flowvae.data.arrays import read_info
 from flowvae.errors import InputError
 from flowvae.training.loop import NonFiniteLossError, epochs_for
 from flowvae.training.state import EpochRecord
@@ -35,13 +35,13 @@ def run(params: Params, variant: str, seed: int, workers: str | None = None, pro
     """
     params.check_run(variant, seed)
     placement = find_placement(workers, torch.get_num_threads(), torch.cuda.device_count(), os.environ)
-    metadata = read_metadata(paths.PREPARED)
+    data = {split: read_info(paths.PREPARED, split) for split in ("train", "valid")}
     spec = RunSpec(
         name=run_name(variant, seed),
-        vae=params.vae_config(variant, metadata.image_shape),
+        vae=params.vae_config(variant, data["train"].image_shape),
         training=params.training,
         seed=seed,
-        data=metadata.sha256,
+        data={split: info.sha256 for split, info in data.items()},
         prepared=paths.PREPARED.resolve(),
         logs=(paths.LOGS / "train").resolve(),
         profile=profile,
@@ -63,9 +63,9 @@ def run(params: Params, variant: str, seed: int, workers: str | None = None, pro
         "seed": seed,
         **params.variants[variant].model_dump(),
         "model": params.model.model_dump(),
-        "epochs": epochs_for(metadata.counts["train"], params.training),
+        "epochs": epochs_for(data["train"].shape[0], params.training),
         "training": params.training.model_dump(),
-        "data": metadata.model_dump(),
+        "data": {split: info.model_dump() for split, info in data.items()},
     }
     write_json(folder / "training.json", protocol)
     columns = [field.name for field in fields(EpochRecord)]

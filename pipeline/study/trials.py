@@ -67,7 +67,7 @@ def trial_at(study: Study, point: Point, metadata: Metadata, prepared: Path) -> 
         vae=vae_config(sections.model, sections.variant, metadata.image_shape),
         training=sections.training,
         seed=point.seed,
-        data=metadata.sha256,
+        data={name: info.sha256 for name, info in metadata.arrays.items()},
         prepared=prepared,
         logs=prepared.parent,
         profile=False,

@@ -12,13 +12,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from flowvae.data.arrays import read_metadata
+from flowvae.data.arrays import SOURCE, read_metadata
 from flowvae.errors import InputError
 from pipeline import paths
 from pipeline.distributed.arrays import digest_of, fetch_arrays
 from pipeline.distributed.room import room_for_stages
 from pipeline.dvc_internals import Repo
-from pipeline.files import write_json
+from pipeline.files import read_json, write_json
 from pipeline.running.redaction import redact
 from pipeline.submit.outputs import DATA_STAGES
 from pipeline.submit.request import Request, read_request, source_hash
@@ -92,8 +92,7 @@ def fetch_data(uri: str, request: Request) -> None:
     metadata = read_metadata(paths.PREPARED)
     if digest_of(metadata) != request.data:
         raise InputError(f"data/{request.data}: damaged, other arrays than those of the request; submit the job again")
-    source = {"source": metadata.source, "fingerprint": metadata.fingerprint}
-    write_json(paths.SOURCE, source)  # as the stage `fetch` does
+    write_json(paths.SOURCE, read_json(paths.PREPARED / SOURCE))  # as the stage `fetch` does
     subprocess.run([*DVC, "config", "--local", "core.no_scm", "true"], check=True)
     with Repo() as repo:
         for stage in DATA_STAGES:

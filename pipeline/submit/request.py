@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from flowvae.config import Config
 from flowvae.errors import InputError
+from flowvae.files import sha256_of_files
 from pipeline.distributed.storage import Storage
 from pipeline.submit.project import source_files
 
@@ -63,7 +64,4 @@ def write_request(uri: str, job: str, request: Request) -> None:
 
 def source_hash(project: Path) -> str:
     """SHA-256 over everything that results depend on, except for the data."""
-    digest = hashlib.sha256()
-    for name in source_files(project):
-        digest.update(name.encode() + b"\0" + hashlib.sha256((project / name).read_bytes()).digest())
-    return digest.hexdigest()
+    return sha256_of_files(project, source_files(project))

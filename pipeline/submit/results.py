@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from flowvae.config import Config
 from flowvae.errors import InputError
 from pipeline.distributed.storage import Storage
-from pipeline.dvc_internals import DvcException, Repo, lock_repo
+from pipeline.dvc_internals import DvcException, Repo, lock_repo, open_repo
 from pipeline.submit.entries import check_inputs, check_outputs, inputs_key, load, load_with, read_entry, write_entry
 from pipeline.submit.outputs import Outputs, check_files, outputs_of
 from pipeline.submit.request import Request
@@ -57,7 +57,7 @@ def copy_results_back(project: Path, uri: str, job: str, request: Request) -> tu
     """
     manifest, store = read_manifest(request.results(uri, job), request), Store(uri)
     taken, problems = [], list(manifest.problems)
-    with Repo(str(project), _wait_for_lock=True) as repo, lock_repo(repo):
+    with open_repo(project) as repo, lock_repo(repo):
         allowed = outputs_of(repo, request.stages)
         results = read_results(store, manifest, allowed)
         check_files({stage: result.files for stage, result in results.items()}, allowed, project, cache_of(repo))
@@ -86,7 +86,7 @@ def share_results(project: Path, uri: str, stages: list[str]) -> None:
         stages: of the job.
     """
     store = Store(uri)
-    with Repo(str(project), _wait_for_lock=True) as repo, lock_repo(repo):
+    with open_repo(project) as repo, lock_repo(repo):
         for stage, outputs in outputs_of(repo, stages).items():
             if not load(repo, stage).changed() and store.get(stage, key := inputs_key(repo, stage)) is None:
                 store.put(project, stage, key, read_entry(project, stage), outputs)

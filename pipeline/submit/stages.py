@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flowvae.errors import InputError
 from pipeline.distributed.storage import Storage
-from pipeline.dvc_internals import DvcException, Repo, lock_repo
+from pipeline.dvc_internals import DvcException, Repo, lock_repo, open_repo
 from pipeline.submit.entries import check_outputs, inputs_key, load, load_with, read_entry
 from pipeline.submit.outputs import DATA_STAGES, check_files
 from pipeline.submit.request import Request
@@ -159,7 +159,7 @@ class Stages:
 @contextmanager
 def dvc_repo() -> Iterator[Repo]:
     """DVC's repository in the working folder, which neither other threads nor other processes change meanwhile."""
-    with ONE_AT_A_TIME, Repo(_wait_for_lock=True) as repo, lock_repo(repo):
+    with ONE_AT_A_TIME, open_repo() as repo, lock_repo(repo):
         yield repo
 
 

@@ -32,7 +32,7 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 import flowvae
 from flowvae.data.images import ImageSet
 from flowvae.datasets.raw import RawArrays, RawDataset
-from flowvae.datasets.writing import Provenance, write_arrays
+from flowvae.datasets.writing import Preparation, write_arrays
 from flowvae.errors import InputError
 from flowvae.evaluation import log_importance_weights
 from flowvae.model import vae as vae_module
@@ -167,8 +167,8 @@ def folder_of(pixels, folder, reading):
     images = dict.fromkeys(("train", "valid", "test"), RawArrays.of(pixels.numpy()))
     text = {"dataset": "own", "origin": "here", "split": "all", "processing": "none"}
     dataset = RawDataset(images, np.zeros(len(pixels), np.uint8), **text)
-    provenance = Provenance("a test", binarization, 0, dict.fromkeys(images, 0), None, None)
-    write_arrays(folder, dataset, lambda chunks, split: chunks, provenance)
+    preparation = Preparation({"source": "a test"}, binarization, 0, dict.fromkeys(images, 0), None)
+    write_arrays(folder, dataset, lambda chunks, split: chunks, preparation)
     return folder
 
 
@@ -260,7 +260,7 @@ def test_sets_that_do_not_fit_are_refused(reading, images, words):
 
 
 def test_a_missing_folder(tmp_path):
-    one_line(InputError, lambda: flowvae.fit(small(), tmp_path / "no", tmp_path / "no", epochs=1), "no/metadata.json")
+    one_line(InputError, lambda: flowvae.fit(small(), tmp_path / "no", tmp_path / "no", epochs=1), "no/train.json")
 
 
 # Scores and images of a model

@@ -22,6 +22,7 @@ from project import (
     study_rows,
 )
 
+from flowvae.data.arrays import read_metadata
 from pipeline.files import read_json, write_json
 
 TOLD = "whose results are committed are neither here nor in DVC's cache"
@@ -91,21 +92,21 @@ def test_without_a_pull_fetch_says_that_everything_is_trained_again(clone):
 
 def test_real_data_are_not_replaced_by_the_fallback_after_prepare_failed(copy):
     """DVC has then deleted the arrays; without their source files and the network they are only in its cache."""
-    source, metadata = copy / "data/source.json", copy / "data/prepared/metadata.json"
+    source, kept = copy / "data/source.json", copy / "data/prepared/source.json"
     write_json(source, {"source": "mnist", "fingerprint": None})
-    write_json(metadata, read_json(metadata) | {"source": "mnist", "banner": None})
+    write_json(kept, read_json(source))
     dvc(copy, "commit", "--force", "fetch")
     dvc(copy, "commit", "--force", "prepare")
-    before, code = metadata.read_bytes(), (copy / "pipeline/stages/prepare.py").read_text()
+    before, code = kept.read_bytes(), (copy / "pipeline/stages/prepare.py").read_text()
     append_comment(copy / "pipeline/stages/prepare.py")
     for _ in range(2):
         ran = dvc(copy, "repro", "prepare", check=False)
-        assert ran.returncode != 0 and "prepare: MNIST is in no folder" in ran.stderr
+        assert ran.returncode != 0 and "prepare: MNIST: data/raw has no MNIST/raw/" in ran.stderr
         assert "FALLBACK" not in ran.stdout + ran.stderr
-        assert read_json(source)["source"] == "mnist" and not metadata.exists()
+        assert read_json(source)["source"] == "mnist" and not kept.exists()
     (copy / "pipeline/stages/prepare.py").write_text(code)
     assert stages_run(dvc(copy, "repro", "prepare")) == set()
-    assert metadata.read_bytes() == before
+    assert kept.read_bytes() == before
 
 
 @pytest.mark.slow
@@ -123,11 +124,11 @@ def test_a_damaged_model_is_replaced_from_the_cache(copy):
 def test_available_mnist_replaces_the_fallback_and_is_kept_without_its_files(copy, data_root):
     ran = dvc(copy, "repro", "prepare", FLOWVAE_DATA_ROOT=str(data_root))
     assert stages_run(ran) == {"prepare"}
-    metadata = (copy / "data/prepared/metadata.json").read_text()
-    assert json.loads(metadata)["counts"] == {"train": 50_000, "valid": 10_000, "test": 10_000}
-    assert json.loads(metadata)["banner"] is None
+    metadata = read_metadata(copy / "data/prepared")
+    assert metadata.counts == {"train": 50_000, "valid": 10_000, "test": 10_000}
+    assert metadata.provenance.banner is None
     assert stages_run(dvc(copy, "repro", "prepare")) == set()
-    assert (copy / "data/prepared/metadata.json").read_text() == metadata
+    assert read_metadata(copy / "data/prepared") == metadata
 
 
 def test_an_edit_of_one_study_runs_only_that_study(reproduced, tmp_path):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from project import ROOT
 
-from flowvae.data.arrays import read_metadata
+from flowvae.data.arrays import read_info
 from flowvae.errors import InputError
 from pipeline.fitting import TRAINING_CODE, RunSpec, check_precision, code_hash
 from pipeline.params.reading import load_params
@@ -23,7 +23,7 @@ def spec(files):
         vae=params.vae_config("vae", (1, 28, 28)),
         training=params.training,
         seed=0,
-        data=read_metadata(files / "data/prepared").sha256,
+        data={s: read_info(files / "data/prepared", s).sha256 for s in ("train", "valid")},
         prepared=files / "data/prepared",
         logs=files / "logs",
         profile=False,

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from project import EVALUATED, RUNS, STUDIES, TRAINED, command, stages_run, study_rows
 from ruamel.yaml import YAML
 
+from flowvae.data.arrays import SPLITS, read_metadata
 from flowvae.datasets.mnist import FALLBACK_BANNER
 
 COLUMNS = (
@@ -85,14 +86,14 @@ def test_protocol_is_stamped_on_every_number(reproduced):
     params = YAML(typ="safe", pure=True).load(reproduced.folder / "params.yaml")
     assert protocol["training"] == params["training"]
     assert protocol["evaluation"].items() >= params["evaluation"].items() - {("num_nll_images", 20)}
-    metadata = json.loads((reproduced.folder / "data/prepared/metadata.json").read_text())
-    assert protocol["data"] == metadata
-    assert metadata["counts"] == {"train": 4000, "valid": 500, "test": 500}
+    metadata = read_metadata(reproduced.folder / "data/prepared")
+    assert protocol["data"] == {split: metadata.arrays[split].model_dump(mode="json") for split in SPLITS}
+    assert metadata.counts == {"train": 4000, "valid": 500, "test": 500}
 
 
 def test_fallback_is_announced_everywhere(reproduced):
     folder = reproduced.folder
-    assert json.loads((folder / "data/prepared/metadata.json").read_text())["banner"] == FALLBACK_BANNER
+    assert read_metadata(folder / "data/prepared").provenance.banner == FALLBACK_BANNER
     markdown = (folder / "reports/results.md").read_text()
     assert FALLBACK_BANNER in markdown and markdown.index(FALLBACK_BANNER) < markdown.index("|")
     page = (folder / "reports/index.html").read_text()

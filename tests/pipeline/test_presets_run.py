@@ -1,7 +1,6 @@
 """Every preset through all stages, shrunk to seconds: real images in a folder, other sets as small files."""
 
 import csv
-import json
 import tarfile
 
 import pytest
@@ -11,6 +10,7 @@ from PIL import Image
 from project import ROOT, command, copy_project, dvc, edit_params, stage
 from ruamel.yaml import YAML
 
+from flowvae.data.arrays import read_metadata
 from pipeline.params.reading import load_params
 from pipeline.study.points import study_problems
 
@@ -57,8 +57,7 @@ def shallow(flow):
 
 
 def check_results(project, image_shape):
-    metadata = json.loads((project / "data/prepared/metadata.json").read_text())
-    assert metadata["image_shape"] == image_shape
+    assert list(read_metadata(project / "data/prepared").image_shape) == image_shape
     with (project / "reports/results.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["variant"] for row in rows] == list(YAML().load(project / "params.yaml")["variants"])

@@ -190,7 +190,7 @@ def published_points(flows: Flows, metadata: Metadata) -> Published:
         (k, value in nats) by term, by source and protocol.
     """
     points: dict[str, dict[str, list[tuple[int, float]]]] = {}
-    for row in results_on(metadata.dataset, metadata.binarization):
+    for row in results_on(metadata.provenance.dataset, metadata.binarization):
         if (depth := published_depth(row, flows)) is not None:
             families = flows_label(row["posterior"], row["prior"])
             label = f"{row['source']}: {families}, {row['binarization']}, {row['protocol']}"

@@ -31,6 +31,7 @@ def report_style() -> AbstractContextManager[None]:
             "axes.grid": True,
             "grid.alpha": 0.25,
             "legend.frameon": False,
+            "text.parse_math": False,  # names may contain $
         }
     )
 

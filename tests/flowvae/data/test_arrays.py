@@ -11,24 +11,23 @@ import pytest
 import torch
 from examples import ramp
 
-from flowvae.data.arrays import METADATA, memory_map, open_images, open_labels, read_metadata
+from flowvae.data.arrays import PROVENANCE, SOURCE, memory_map, open_images, open_labels, read_metadata
 from flowvae.data.images import ImageSet
 from flowvae.datasets.raw import RawArrays, RawDataset
-from flowvae.datasets.writing import Provenance, write_arrays
+from flowvae.datasets.writing import Preparation, write_arrays
 from flowvae.errors import InputError
 from flowvae.training.batches import gather_batches
 
 CPU = torch.device("cpu")
 LABELS = np.array([7, 2], dtype=np.uint8)
-PROVENANCE = Provenance(
-    source="a test",
+PREPARATION = Preparation(
+    source={"source": "a test"},
     binarization="static",
     binarization_seed=0,
     corrupt={"train": 0, "valid": 1, "test": 0},
-    fingerprint=None,
     banner=None,
 )
-METADATA_OF_THE_DATASET = {"dataset": "ramps", "origin": "this file", "split": "5 / 3 / 2", "processing": "none"}
+OF_THE_DATASET = {"dataset": "ramps", "origin": "this file", "split": "5 / 3 / 2", "processing": "none"}
 
 
 def arrays():
@@ -42,8 +41,8 @@ def arrays():
 
 def write(folder, labels=LABELS, binarization="static"):
     images = {split: RawArrays.of(pixels.numpy()) for split, pixels in arrays().items()}
-    dataset = RawDataset(images, labels, **METADATA_OF_THE_DATASET)
-    return write_arrays(folder, dataset, lambda chunks, split: chunks, replace(PROVENANCE, binarization=binarization))
+    dataset = RawDataset(images, labels, **OF_THE_DATASET)
+    return write_arrays(folder, dataset, lambda chunks, split: chunks, replace(PREPARATION, binarization=binarization))
 
 
 @pytest.fixture
@@ -60,7 +59,13 @@ def test_arrays_are_read_as_they_were_written(folder):
     assert torch.equal(open_labels(folder), torch.from_numpy(LABELS))
     metadata = read_metadata(folder)
     assert metadata.counts == {"train": 5, "valid": 3, "test": 2} and metadata.image_shape == (1, 16, 16)
-    assert metadata.model_dump().items() >= (METADATA_OF_THE_DATASET | vars(PROVENANCE)).items()
+    assert metadata.binarization == "static"
+    assert metadata.provenance.model_dump() == OF_THE_DATASET | {
+        "binarization_seed": 0,
+        "corrupt": {"train": 0, "valid": 1, "test": 0},
+        "banner": None,
+    }
+    assert json.loads((folder / SOURCE).read_text()) == {"source": "a test"}
 
 
 def test_writing_to_an_opened_array_does_not_change_the_file(folder):
@@ -136,49 +141,57 @@ def test_array_of_another_run(folder):
     assert_refused(folder, "train.npy")
 
 
-@pytest.mark.parametrize("name", ["train.npy", METADATA])
+@pytest.mark.parametrize("name", ["train.npy", "train.json"])
 def test_missing_file(folder, name):
     (folder / name).unlink()
     assert_refused(folder, name)
+    assert len(open_images(folder, "valid", CPU)) == 3  # it depends on its own files only
 
 
 def test_nothing_prepared(tmp_path):
-    assert_refused(tmp_path / "missing", METADATA)
+    assert_refused(tmp_path / "missing", "train.json")
 
 
-def edit_metadata(folder, edit):
-    metadata = json.loads((folder / METADATA).read_text())
-    edit(metadata)
-    (folder / METADATA).write_text(json.dumps(metadata))
+def edit_info(folder, edit, name="train.json"):
+    info = json.loads((folder / name).read_text())
+    edit(info)
+    (folder / name).write_text(json.dumps(info))
 
 
 @pytest.mark.parametrize(
     "edit",
     [
-        lambda metadata: metadata.pop("dataset"),
-        lambda metadata: metadata.update(extra=1),
-        lambda metadata: metadata.update(counts="many"),
+        lambda info: info.pop("sha256"),
+        lambda info: info.update(extra=1),
+        lambda info: info.update(shape="many"),
+        lambda info: info.update(shape=[5]),
+        lambda info: info.update(shape=[0, 1, 16, 16]),
+        lambda info: info.update(binarization="by eye"),
+        lambda info: info.update(binarization=None),
+        lambda info: info.update(sha256="0"),
     ],
-    ids=["missing key", "unknown key", "wrong type"],
+    ids=["missing key", "unknown key", "wrong type", "labels", "empty", "binarization", "none", "checksum"],
 )
-def test_wrong_metadata(folder, edit):
-    edit_metadata(folder, edit)
-    assert_refused(folder, METADATA)
+def test_wrong_description(folder, edit):
+    edit_info(folder, edit)
+    assert_refused(folder, "train.json")
 
 
-@pytest.mark.parametrize("section", ["sha256", "counts"])
-def test_metadata_without_a_split(folder, section):
-    edit_metadata(folder, lambda metadata: metadata[section].pop("train"))
-    assert_refused(folder, METADATA)
+@pytest.mark.parametrize("key", ["dataset", "banner", "corrupt"])
+def test_provenance_without_a_key(folder, key):
+    edit_info(folder, lambda content: content.pop(key), PROVENANCE)
+    with pytest.raises(InputError, match=PROVENANCE):
+        read_metadata(folder)
+    assert len(open_images(folder, "train", CPU)) == 5
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]"])
-def test_metadata_that_are_not_json(folder, content):
-    (folder / METADATA).write_bytes(content)
-    assert_refused(folder, METADATA)
+def test_a_description_that_is_not_json(folder, content):
+    (folder / "train.json").write_bytes(content)
+    assert_refused(folder, "train.json")
 
 
-@pytest.mark.parametrize("change", [{"counts": {"train": 6, "valid": 3, "test": 2}}, {"image_shape": [1, 16, 8]}])
-def test_metadata_of_another_shape(folder, change):
-    edit_metadata(folder, lambda metadata: metadata.update(change))
+@pytest.mark.parametrize("shape", [[6, 1, 16, 16], [5, 1, 16, 8]])
+def test_a_description_of_another_shape(folder, shape):
+    edit_info(folder, lambda info: info.update(shape=shape))
     assert_refused(folder, "train.npy")

@@ -1,5 +1,6 @@
 """Folders of images: which files, which split, and how unusual formats are decoded."""
 
+import math
 import os
 import shutil
 import tarfile
@@ -54,19 +55,42 @@ def test_any_depth_any_name_any_case(tmp_path):
     (tmp_path / ".hidden.png").write_bytes(b"")
     (tmp_path / ".thumbnails").mkdir()
     fill(tmp_path / ".thumbnails", "small.png")
-    names = names_of(read(tmp_path))
-    assert {split: len(files) for split, files in names.items()} == {"train": 14, "valid": 2, "test": 4}
+    dataset = read(tmp_path)
+    names = names_of(dataset)
+    assert dataset.note == "1 file passed over: 1 .txt"
     everything = sorted(name for files in names.values() for name in files)
     assert len(set(everything)) == 20 and "a/b c/1.JPG" in everything and "ü/4.GIF" in everything
 
 
-def test_fractions_follow_the_seed(tmp_path):
-    fill(tmp_path, *(f"{i}.png" for i in range(30)))
+def test_drawn_splits_follow_the_seed_and_the_fractions(tmp_path):
+    (tmp_path / "0.png").write_bytes(b"")
+    for i in range(1, 1000):
+        os.link(tmp_path / "0.png", tmp_path / f"{i}.png")
     first, again = names_of(read(tmp_path)), names_of(read(tmp_path))
-    assert first == again
+    assert first == again and sorted(name for names in first.values() for name in names) == sorted(
+        f"{i}.png" for i in range(1000)
+    )
     other = names_of(read_folder(tmp_path, config_of(tmp_path).model_copy(update={"seed": 1})))
     assert all(first[split] != other[split] for split in SPLITS)
-    assert len(names_of(read(tmp_path, test_fraction=0.5))["test"]) == 15
+    shares = [len(names_of(read(tmp_path, test_fraction=fraction))["test"]) for fraction in (0.1, 0.5)]
+    assert abs(shares[0] - 100) < 4 * math.sqrt(1000 * 0.1 * 0.9) and abs(shares[1] - 500) < 4 * math.sqrt(250)
+
+
+def test_an_image_stays_in_its_split(tmp_path):
+    """Whatever else is added or removed, and wherever the folder is."""
+    fill(tmp_path / "images", *(f"{i}.png" for i in range(100)))
+    before = names_of(read(tmp_path / "images"))
+    fill(tmp_path / "images", *(f"{i}.png" for i in range(100, 140)))
+    for i in range(0, 100, 3):
+        (tmp_path / f"images/{i}.png").unlink()
+    shutil.copytree(tmp_path / "images", tmp_path / "elsewhere/photos/2026")
+    for folder in ("images", "elsewhere"):
+        after = {
+            split: [Path(name).name for name in names] for split, names in names_of(read(tmp_path / folder)).items()
+        }
+        for split in SPLITS:
+            kept = [name for name in before[split] if int(Path(name).stem) % 3]
+            assert kept == [name for name in after[split] if int(Path(name).stem) < 100] and kept
 
 
 def test_split_by_folders(tmp_path):
@@ -74,18 +98,63 @@ def test_split_by_folders(tmp_path):
     dataset = read(tmp_path)
     assert names_of(dataset)["valid"] == ["valid/x/9.png"] and len(names_of(dataset)["train"]) == 20
     assert names_of(dataset)["test"] == ["test/7.png", "test/deep/er/8.png"]
-    assert dataset.split == "by its folders"
+    assert dataset.split == "by the folders test, train, valid"
     shutil.rmtree(tmp_path / "valid")
     dataset = read(tmp_path)
-    assert {split: len(names) for split, names in names_of(dataset).items()} == {"train": 18, "valid": 2, "test": 2}
-    assert "seed 0" in dataset.split
+    found = names_of(dataset)
+    assert found["test"] == ["test/7.png", "test/deep/er/8.png"] and len(found["train"]) + len(found["valid"]) == 20
+    assert found["valid"] and found["train"] and "by their names (seed 0)" in dataset.split
 
 
-@pytest.mark.parametrize("name", ["val", "validation", "Valid"])
-def test_other_names_of_the_validation_folder(tmp_path, name):
-    fill(tmp_path, *(f"train/{i}.png" for i in range(20)), f"{name}/x/9.png", "test/7.png")
-    dataset = read_folder(tmp_path, config_of(tmp_path))
-    assert names_of(dataset)["valid"] == [f"{name}/x/9.png"] and dataset.split == "by its folders"
+NAMES = (
+    *(("train", "valid", "test"), ("Train", "val", "TEST"), ("training", "validation", "testing")),
+    *(("train_images", "val_images", "test_images"), ("images-train", "images-val", "images-test")),
+    *(
+        ("trainset", "valset", "testset"),
+        ("training data", "validation data", "test data"),
+        ("imgs.train", "VAL", "Test"),
+    ),
+)
+
+
+@pytest.mark.parametrize("names", NAMES, ids=", ".join)
+@pytest.mark.parametrize("enclosing", ["", "cifar10/", "a/b c/"])
+def test_common_names_of_splits_also_inside_enclosing_folders(tmp_path, names, enclosing):
+    fill(tmp_path, *(f"{enclosing}{name}/{kind}/{i}.png" for name in names for kind in "ab" for i in range(2)))
+    dataset = read(tmp_path)
+    assert dataset.split == f"by the folders {', '.join(sorted(names))}"
+    for split, name in zip(SPLITS, names, strict=True):
+        assert names_of(dataset)[split] == [f"{enclosing}{name}/{kind}/{i}.png" for kind in "ab" for i in range(2)]
+    assert dataset.test_labels.tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        *(("train2017", "val2017", "test2017"), ("trainA", "trainB", "testA", "testB"), ("trian", "test1")),
+        *(("train_new", "eval"), ("train 1", "holdout"), ("TRAINING-2", "dev", "other")),
+    ],
+    ids=", ".join,
+)
+def test_names_that_only_look_like_splits_are_refused(tmp_path, names):
+    fill(tmp_path, *(f"images/{name}/{i}.png" for name in names for i in range(3)))
+    similar = [name for name in sorted(names) if name != "other"]
+    assert_refused(tmp_path, f"look like splits ({', '.join(similar)})", "rename them to train, valid and test")
+
+
+@pytest.mark.parametrize(
+    "names", [("train_station", "train_interior", "airport"), ("cats", "dogs"), ("rain", "snow"), ("trains", "planes")]
+)
+def test_names_of_classes_are_not_taken_for_splits(tmp_path, names):
+    fill(tmp_path, *(f"{name}/{i}.png" for name in names for i in range(9)))
+    assert "all images drawn for test" in read(tmp_path).split
+
+
+def test_splits_below_classes_are_refused(tmp_path):
+    fill(
+        tmp_path, *(f"{kind}/{split}/{i}.png" for kind in ("cats", "dogs") for split in ("train", "test") for i in "12")
+    )
+    assert_refused(tmp_path, "cats/test/1.png", "make train and test (and optionally valid) the uppermost folders")
 
 
 def test_labels_are_folders(tmp_path):
@@ -138,10 +207,29 @@ def test_every_format_that_pillow_reads(tmp_path):
         assert not any(decoded.corrupt.values())
 
 
-def test_too_few_images(tmp_path):
-    fill(tmp_path, "1.png")
-    with pytest.raises(InputError, match="1 images are too few"):
-        read(tmp_path)
+def test_files_that_are_passed_over_are_counted_by_their_endings(tmp_path):
+    fill(tmp_path, "1.png", "2.png")
+    for name in ("a.heik", "b.HEIK", "c.jpg.1", "d.jpg.2", "e/f.txt", "README", "x.heik", ".DS_Store"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert read(tmp_path).note == "7 files passed over: 3 .heik, 1 .jpg.1, 1 .jpg.2, 1 .txt, 1 without an ending"
+    for name in ("1.png", "2.png"):
+        (tmp_path / name).unlink()
+    assert_refused(tmp_path, "contains no images (7 files passed over: 3 .heik, ")
+
+
+def test_heif_is_read_where_its_plugin_is_installed(tmp_path, monkeypatch):
+    heif = pytest.importorskip("pillow_heif")
+    heif.register_heif_opener()
+    image = Image.fromarray(random_pixels(64, 48, 3)).resize((96, 128), Image.Resampling.BICUBIC)
+    for i in range(30):
+        image.save(tmp_path / f"IMG_{i:04d}.HEIC", quality=90)
+    dataset = read(tmp_path, size=[16, 12])
+    decoded = decode_dataset(dataset, tmp_path / "work", 1, lambda done, total: None)
+    assert not any(decoded.corrupt.values())
+    (found,) = decoded.dataset.images["train"].pick(np.array([0])).chunks(1)
+    expected = np.asarray(image.resize((12, 16), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    assert abs(found[0].astype(int) - expected).mean() < 4
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to switch to a user without permission")
@@ -163,6 +251,36 @@ def test_circular_links_are_followed_once(tmp_path):
     (tmp_path / "images/more").symlink_to(tmp_path / "other")
     (tmp_path / "images/same").symlink_to(tmp_path / "images/a")  # otherwise an image would be in training and in test
     assert sum(map(len, names_of(read(tmp_path / "images")).values())) == 10
+
+
+def test_links_to_what_is_there_anyway_are_passed_over(tmp_path):
+    """Whatever their names: `latest` comes before `train`."""
+    fill(tmp_path / "images", *(f"{split}/{i}.png" for split in SPLITS for i in range(4)))
+    (tmp_path / "images/latest").symlink_to("train")
+    (tmp_path / "images/test/best.png").symlink_to("../train/1.png")
+    dataset = read(tmp_path / "images")
+    assert {split: len(names) for split, names in names_of(dataset).items()} == dict.fromkeys(SPLITS, 4)
+    assert dataset.note == "1 file passed over: 1 links to images that are listed anyway"
+
+
+def test_links_into_hidden_folders_and_out_of_the_folder_are_images(tmp_path):
+    """As git-annex and DVC's cache have them."""
+    fill(tmp_path / "images/.annex", *(f"{i}.png" for i in range(5)))
+    fill(tmp_path / "cache", *(f"{i}.png" for i in range(5, 10)))
+    for i in range(5):
+        (tmp_path / f"images/{i}.png").symlink_to(f".annex/{i}.png")
+        (tmp_path / f"images/{i + 5}.png").symlink_to(tmp_path / f"cache/{i + 5}.png")
+    assert sum(map(len, names_of(read(tmp_path / "images")).values())) == 10
+
+
+def test_a_broken_link_is_an_unreadable_image(tmp_path):
+    fill(tmp_path, *(f"{i}.png" for i in range(30)))
+    (tmp_path / "31.png").symlink_to("nowhere")
+    assert folder_fingerprint(config_of(tmp_path))
+    decoded = decode_dataset(read(tmp_path), tmp_path / "work", 1, lambda done, total: None)
+    assert [reason for corrupt in decoded.corrupt.values() for reason in corrupt.values()] == [
+        "No such file or directory"
+    ]
 
 
 def test_the_fingerprint_changes_with_every_change(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from flowvae.datasets.decoder import DecodeOptions
 from flowvae.datasets.raw import RawArrays, RawDataset, RawFiles, as_labels, held_out
-from flowvae.datasets.writing import Provenance, write_arrays
+from flowvae.datasets.writing import Preparation, write_arrays
 from flowvae.errors import InputError
 
 GREY = np.random.default_rng(0).integers(0, 256, (50, 3, 2, 2), dtype=np.uint8)
@@ -33,9 +33,9 @@ def test_files_are_not_written_before_they_are_decoded(tmp_path):
     arrays = RawArrays.of(GREY)
     dataset = RawDataset({"train": arrays, "valid": files, "test": arrays}, np.zeros(50), "d", "o", "s")
     assert dataset.files == {"valid": files}
-    provenance = Provenance("a test", "none", 0, {"train": 0, "valid": 0, "test": 0}, None, None)
+    preparation = Preparation({"source": "a test"}, "none", 0, {"train": 0, "valid": 0, "test": 0}, None)
     with pytest.raises(TypeError, match="expected decoded images, got files"):
-        write_arrays(tmp_path / "data", dataset, lambda chunks, split: chunks, provenance)
+        write_arrays(tmp_path / "data", dataset, lambda chunks, split: chunks, preparation)
     assert not (tmp_path / "data").exists()
 
 

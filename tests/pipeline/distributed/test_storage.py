@@ -112,12 +112,12 @@ def test_a_full_disk_of_a_node_is_one_line(on_a_node, prepared, tmp_path, monkey
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     monkeypatch.setattr("pipeline.distributed.arrays.write_atomically", full)
-    with pytest.raises(InputError, match=r"metadata\.json: cannot be written \(No space left on device\); free space"):
+    with pytest.raises(InputError, match=r"train\.json: cannot be written \(No space left on device\); free space"):
         on_a_node()
 
 
 def test_arrays_that_were_never_uploaded(on_a_node):
-    with pytest.raises(InputError, match=r"metadata\.json: not in storage"):
+    with pytest.raises(InputError, match=r"train\.json: not in storage"):
         on_a_node()
 
 

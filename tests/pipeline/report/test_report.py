@@ -267,7 +267,8 @@ def test_pages_tables_have_no_stray_bars(reproduced, monkeypatch):
     """A | inside a cell would shift the columns."""
     monkeypatch.chdir(reproduced.folder)
     params = load_params(reproduced.folder / "params.yaml")
-    runs, metadata = read_runs(params), read_metadata(reproduced.folder / "data/prepared")
+    metadata = read_metadata(reproduced.folder / "data/prepared")
+    runs = read_runs(params, metadata)
     page = markdown_page(Report(params, runs, summarize(runs, "vae"), read_studies(params, metadata)))
     tables = [block.splitlines() for block in page.split("\n\n") if block.startswith("| ")]
     assert len(tables) == 3 + len(params.studies)  # variants, each study, diagnostics, published results

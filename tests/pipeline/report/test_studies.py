@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import pytest
 from project import TINY, edit_params, study_rows
 
-from flowvae.data.arrays import Metadata, read_metadata
+from flowvae.data.arrays import SPLITS, ArrayInfo, Metadata, Provenance, read_metadata
 from flowvae.errors import InputError
 from pipeline.files import write_csv
 from pipeline.params.reading import load_params
@@ -16,7 +16,16 @@ from pipeline.report.published import results_on
 from pipeline.report.runs import Flows
 from pipeline.report.studies import HEADINGS, StudyResult, read_studies, title_of
 
-METADATA = Metadata.model_construct(dataset="MNIST", binarization="static", counts={"train": 1000})
+
+def metadata_of(dataset, binarization, num_images=1000):
+    info = ArrayInfo(shape=(num_images, 1, 28, 28), binarization=binarization, sha256="0" * 64)
+    provenance = Provenance(
+        dataset=dataset, origin="", binarization_seed=0, split="", processing=None, corrupt={}, banner=None
+    )
+    return Metadata(arrays=dict.fromkeys(SPLITS, info), provenance=provenance)
+
+
+METADATA = metadata_of("MNIST", "static")
 
 
 def row(family, depth, seed, status="finished", **scores):
@@ -257,5 +266,5 @@ def test_published_points_are_those_of_the_flow():
     for terms in points.values():
         assert any(terms.values())
         assert all(depth > 0 and value > 50 for values in terms.values() for depth, value in values)
-    other = Metadata.model_construct(dataset="SVHN", binarization="none", counts={"train": 1000})
+    other = metadata_of("SVHN", "none")
     assert published_points(PLANAR, other) == {}

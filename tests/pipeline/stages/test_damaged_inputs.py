@@ -52,12 +52,12 @@ def edit_json(*keys: str, value: object) -> Damage:
 
 
 def with_checksum(content: bytes) -> Damage:
-    """Replace the contents, and their checksum in the metadata."""
+    """Replace the contents, and their checksum beside them."""
 
     def replace(path: Path) -> None:
         path.write_bytes(content)
         digest = hashlib.sha256(content).hexdigest()
-        edit_json("sha256", path.stem, value=digest)(path.with_name("metadata.json"))
+        edit_json("sha256", value=digest)(path.with_suffix(".json"))
 
     return replace
 
@@ -91,11 +91,13 @@ FILES = {
         "uint8",
     ),
     "no array": (TRAIN, f"{PREPARED}/train.npy", with_checksum(b"0 1 0 1"), "prepare"),
-    "metadata missing": (TRAIN, f"{PREPARED}/metadata.json", remove, "cannot be read"),
-    "metadata not JSON": (TRAIN, f"{PREPARED}/metadata.json", truncate, "damaged"),
-    "metadata lack a key": (TRAIN, f"{PREPARED}/metadata.json", edit_json("counts", value=None), "damaged"),
-    "metadata lack a count": (TRAIN, f"{PREPARED}/metadata.json", edit_json("counts", "train", value=None), "damaged"),
-    "metadata lack a sum": (TRAIN, f"{PREPARED}/metadata.json", edit_json("sha256", "train", value=None), "damaged"),
+    "description missing": (TRAIN, f"{PREPARED}/train.json", remove, "cannot be read"),
+    "description not JSON": (TRAIN, f"{PREPARED}/valid.json", truncate, "damaged"),
+    "description lacks the shape": (TRAIN, f"{PREPARED}/train.json", edit_json("shape", value=None), "damaged"),
+    "description lacks the sum": (EVALUATE, f"{PREPARED}/test.json", edit_json("sha256", value=None), "damaged"),
+    "description of labels missing": (INTERPOLATE, f"{PREPARED}/test_labels.json", remove, "cannot be read"),
+    "provenance missing": (REPORT, f"{PREPARED}/provenance.json", remove, "cannot be read"),
+    "provenance lacks a key": (REPORT, f"{PREPARED}/provenance.json", edit_json("split", value=None), "damaged"),
     "labels missing": (INTERPOLATE, f"{PREPARED}/test_labels.npy", remove, "cannot be read"),
     "labels damaged": (INTERPOLATE, f"{PREPARED}/test_labels.npy", flip, "checksum"),
     "model half written": (EVALUATE, f"{MODEL}/model.safetensors", truncate, "checksum"),

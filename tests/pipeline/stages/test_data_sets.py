@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,9 @@ import pytest
 from datafiles import WRITERS, put_on_disk, random_pixels
 from killing import a_moment, start_stage, wait_for
 from PIL import Image
-from project import ROOT, copy_project, dvc, edit_params, stages_run
+from project import EVALUATED, ROOT, STUDIES, TRAINED, copy_project, dvc, edit_params, stages_run
 
+from flowvae.data.arrays import DESCRIPTIONS, read_metadata
 from flowvae.datasets import decoding
 from flowvae.datasets.decoding import JOURNAL
 
@@ -57,7 +60,11 @@ def images(tmp_path):
 
 
 def metadata_of(project):
-    return json.loads((project / "data/prepared/metadata.json").read_text())
+    return read_metadata(project / "data/prepared")
+
+
+def source_of(project):
+    return json.loads((project / "data/prepared/source.json").read_text())
 
 
 def load(project, name):
@@ -71,12 +78,12 @@ def test_a_data_set_is_selected_by_its_name(project, run_stage, tmp_path, monkey
     for stage in ("fetch", "prepare"):
         assert run_stage(project, stage, FLOWVAE_DATA_ROOT=str(tmp_path / "root")) == (0, [])
     metadata = metadata_of(project)
-    assert metadata["source"] == name and metadata["banner"] is None and metadata["fingerprint"] is None
-    assert metadata["binarization"] == "none" and metadata["corrupt"] == {"train": 0, "valid": 0, "test": 0}
-    for split, count in metadata["counts"].items():
-        assert load(project, split).shape == (count, *metadata["image_shape"]) and count > 0
+    assert source_of(project) == {"source": name, "fingerprint": None} and metadata.provenance.banner is None
+    assert metadata.binarization == "none" and metadata.provenance.corrupt == {"train": 0, "valid": 0, "test": 0}
+    for split, count in metadata.counts.items():
+        assert load(project, split).shape == (count, *metadata.image_shape) and count > 0
         assert load(project, split).max() > 250
-    assert len(load(project, "test_labels")) == metadata["counts"]["test"]
+    assert len(load(project, "test_labels")) == metadata.counts["test"]
     assert not list((project / "checkpoints").glob("*"))
 
 
@@ -88,13 +95,14 @@ def test_grey_sets_become_bits(project, run_stage, tmp_path, monkeypatch, name, 
     for stage in ("fetch", "prepare"):
         assert run_stage(project, stage, FLOWVAE_DATA_ROOT=str(tmp_path / "root")) == (0, [])
     assert load(project, "train").max() == (255 if binarization == "dynamic" else 1)
-    assert metadata_of(project)["binarization"] == binarization
+    assert metadata_of(project).binarization == binarization
 
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_an_unavailable_data_set(project, complaint, tmp_path, name):
     """One line says which files to put where."""
     choose(project, name)
+    (tmp_path / "root").mkdir()
     line = complaint(project, "fetch", FLOWVAE_DATA_ROOT=str(tmp_path / "root"))
     assert "no mirror answers" in line and str(tmp_path / "root") in line and "data/raw" in line
     assert "put " in line and "FLOWVAE_DATA_ROOT" in line
@@ -121,13 +129,37 @@ def test_a_folder_of_images(project, run_stage, images):
     for stage in ("fetch", "prepare"):
         assert run_stage(project, stage) == (0, [])
     metadata = metadata_of(project)
-    assert metadata["counts"] == {"train": 49, "valid": 5, "test": 6} and metadata["image_shape"] == [3, 8, 12]
-    assert metadata["dataset"] == "folder images" and str(images) not in json.dumps(metadata)
-    assert metadata["fingerprint"] == json.loads((project / "data/source.json").read_text())["fingerprint"]
+    assert metadata.counts == {"train": 49, "valid": 5, "test": 6} and metadata.image_shape == (3, 8, 12)
+    assert metadata.provenance.dataset == "folder images" and str(images) not in metadata.model_dump_json()
+    assert source_of(project) == json.loads((project / "data/source.json").read_text())
     choose(project, "folder", "static", folder={"path": os.path.relpath(images, project), "color": False})
     for stage in ("fetch", "prepare"):
         assert run_stage(project, stage) == (0, [])
     assert load(project, "train").shape == (49, 1, 8, 12) and load(project, "train").max() == 1
+
+
+def test_the_split_and_the_files_that_are_passed_over_are_printed(project, run_stage, images):
+    (images / "notes.txt").write_text("no image")
+    choose(project, "folder", folder={"path": str(images)})
+    run_stage(project, "fetch")
+    with redirect_stdout(StringIO()) as printed:
+        assert run_stage(project, "prepare") == (0, [])
+    lines = printed.getvalue().splitlines()
+    drawn = "0.1 of all images drawn for test, 0.1 of the rest for validation, by their names (seed 0)"
+    assert lines[-2:] == [f"prepare: split: {drawn}", "prepare: 1 file passed over: 1 .txt"]
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_too_few_images(project, run_stage, complaint, tmp_path, split):
+    """With one test image everything would be trained, and no score would have an error."""
+    write_images(tmp_path / "few/train", 8)
+    write_images(tmp_path / "few/valid", 1 if split == "valid" else 2)
+    write_images(tmp_path / "few/test", 1)
+    choose(project, "folder", folder={"path": str(tmp_path / "few")})
+    run_stage(project, "fetch")
+    line = complaint(project, "prepare")
+    assert line.startswith(f"data: folder few: expected at least 2 images for {split}, got 1 (8 train, ")
+    assert not (project / "data/prepared").exists()
 
 
 @pytest.mark.parametrize("path", ["nowhere", "params.yaml"])
@@ -169,10 +201,10 @@ def test_corrupt_images_below_the_limit_are_skipped_and_reported(project, run_st
     assert code == 0 and len(errors) == 4
     assert sum(line.startswith(f"prepare: skipped {some_corrupt}") for line in errors) == 3
     metadata = metadata_of(project)
-    assert sum(metadata["counts"].values()) == 57 and sum(metadata["corrupt"].values()) == 3
-    assert errors[-1] == metadata["banner"]
-    assert metadata["banner"].startswith("CORRUPT IMAGES SKIPPED: 3 of 60 images could not be read (")
-    assert len(load(project, "test_labels")) == metadata["counts"]["test"]
+    assert sum(metadata.counts.values()) == 57 and sum(metadata.provenance.corrupt.values()) == 3
+    assert errors[-1] == metadata.provenance.banner
+    assert errors[-1].startswith("CORRUPT IMAGES SKIPPED: 3 of 60 images could not be read (")
+    assert len(load(project, "test_labels")) == metadata.counts["test"]
 
 
 def test_with_a_higher_limit_only_chunks_with_corrupt_images_are_decoded_again(
@@ -191,7 +223,7 @@ def test_with_a_higher_limit_only_chunks_with_corrupt_images_are_decoded_again(
     assert run_stage(project, "prepare").code == 0
     reused = (load(project, "train") == ord("M")).all((1, 2, 3))
     metadata = metadata_of(project)
-    num_train = metadata["counts"]["train"] + metadata["corrupt"]["train"]
+    num_train = metadata.counts["train"] + metadata.provenance.corrupt["train"]
     assert reused.sum() == sum(min(10, num_train - start) for start in undamaged)
     assert reused.any() and not reused.all()
     assert not decoded.exists()
@@ -210,10 +242,29 @@ def test_a_new_image_is_noticed(tracked, images):
     assert stages_run(dvc(tracked, "repro", "prepare")) == set()
     write_images(images, 10, start=60)
     assert stages_run(dvc(tracked, "repro", "prepare")) == {"prepare"}
-    assert sum(metadata_of(tracked)["counts"].values()) == 70
+    assert sum(metadata_of(tracked).counts.values()) == 70
 
 
-PREPARED = ("train.npy", "valid.npy", "test.npy", "test_labels.npy", "metadata.json")
+@pytest.mark.slow
+def test_training_depends_on_the_arrays_alone(tmp_path):
+    """Neither on times nor on the place of the images, nor on those of the test set."""
+    for split, count in (("train", 40), ("valid", 6), ("test", 8)):
+        write_images(tmp_path / "images" / split, count)
+    project = copy_project(tmp_path / "project", git=True)
+    choose(project, "folder", folder={"path": str(tmp_path / "images"), "size": [8, 8]})
+    everything = stages_run(dvc(project, "repro"))
+    assert TRAINED | EVALUATED | STUDIES | {"prepare", "interpolate", "report"} == everything
+    for path in (tmp_path / "images").rglob("*.png"):
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    assert stages_run(dvc(project, "repro")) == {"prepare"}
+    shutil.copytree(tmp_path / "images", tmp_path / "elsewhere/images")
+    choose(project, "folder", folder={"path": str(tmp_path / "elsewhere/images")})
+    assert stages_run(dvc(project, "repro")) == {"prepare"}
+    write_images(tmp_path / "elsewhere/images/test", 1, start=100)
+    assert stages_run(dvc(project, "repro")) == everything - TRAINED
+
+
+PREPARED = ("train.npy", "valid.npy", "test.npy", "test_labels.npy", *DESCRIPTIONS)
 
 
 def test_a_killed_prepare_resumes_and_writes_the_bytes_of_an_uninterrupted_one(project, run_stage, tmp_path):

@@ -41,9 +41,9 @@ def test_fewer_pairs_if_there_are_no_more(labels):
 def test_the_stage_joins_images_without_labels(files, run_stage):
     prepared = files / "data/prepared"
     np.save(prepared / "test_labels.npy", np.zeros_like(np.load(prepared / "test_labels.npy")))
-    metadata = json.loads((prepared / "metadata.json").read_text())
-    metadata["sha256"]["test_labels"] = sha256(prepared / "test_labels.npy")
-    (prepared / "metadata.json").write_text(json.dumps(metadata))
+    info = json.loads((prepared / "test_labels.json").read_text())
+    info["sha256"] = sha256(prepared / "test_labels.npy")
+    (prepared / "test_labels.json").write_text(json.dumps(info))
     figure = files / "reports/figures/interpolation.png"
     figure.unlink()
     assert run_stage(files, "interpolate").code == 0

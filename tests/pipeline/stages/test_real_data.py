@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from project import edit_params
 
+from flowvae.data.arrays import Metadata, read_metadata
 from flowvae.datasets.mnist import MNIST_TEST_DIGITS
 
 COUNTS = {"train": 50_000, "valid": 10_000, "test": 10_000}
@@ -16,15 +17,16 @@ COUNTS = {"train": 50_000, "valid": 10_000, "test": 10_000}
 def prepare(run_stage, data_root, tmp_path, reproduced):
     """Run fetch and prepare with one binarization. Returns: the metadata and the arrays."""
 
-    def run(binarization: str) -> tuple[dict, dict[str, np.ndarray]]:
+    def run(binarization: str) -> tuple[Metadata, dict[str, np.ndarray]]:
         for name in ("params.yaml", "dvc.yaml"):
             (tmp_path / name).write_bytes((reproduced.folder / name).read_bytes())
         edit_params(tmp_path, lambda params: params["data"].update(binarization=binarization, fallback=False))
         for stage in ("fetch", "prepare"):
             assert run_stage(tmp_path, stage, FLOWVAE_DATA_ROOT=str(data_root)) == (0, [])
         folder = tmp_path / "data/prepared"
-        metadata = json.loads((folder / "metadata.json").read_text())
-        return metadata, {path.stem: load(path) for path in folder.glob("*.npy")}
+        source = json.loads((folder / "source.json").read_text())["source"]
+        assert source == ("larochelle" if binarization == "larochelle" else "mnist")
+        return read_metadata(folder), {path.stem: load(path) for path in folder.glob("*.npy")}
 
     def load(path: Path) -> np.ndarray:
         return np.load(path, mmap_mode="r")
@@ -44,17 +46,16 @@ def test_bits(prepare, binarization):
         assert arrays[split].shape == (count, 1, 28, 28)
         assert arrays[split].dtype == np.uint8
         assert arrays[split].max() == 1
-    assert metadata["binarization"] == binarization
-    assert metadata["source"] == ("larochelle" if binarization == "larochelle" else "mnist")
-    assert metadata["counts"] == COUNTS and metadata["image_shape"] == [1, 28, 28]
-    assert metadata["dataset"] == "MNIST" and metadata["banner"] is None
+    assert metadata.binarization == binarization
+    assert metadata.counts == COUNTS and metadata.image_shape == (1, 28, 28)
+    assert metadata.provenance.dataset == "MNIST" and metadata.provenance.banner is None
     assert np.bincount(arrays["test_labels"]).tolist() == list(MNIST_TEST_DIGITS)
     assert 0.12 < ink(arrays) < 0.14
 
 
 def test_dynamic_keeps_grey_values(prepare):
     metadata, arrays = prepare("dynamic")
-    assert metadata["counts"] == COUNTS and metadata["binarization"] == "dynamic"
+    assert metadata.counts == COUNTS and metadata.binarization == "dynamic"
     assert all(arrays[split].shape == (count, 1, 28, 28) for split, count in COUNTS.items())
     assert arrays["train"].max() == 255
     assert len(np.unique(arrays["test"])) == 256

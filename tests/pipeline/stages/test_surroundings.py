@@ -44,24 +44,65 @@ def write(path: Path, content: bytes) -> None:
 
 def test_no_data_and_no_fallback(files, complaint):
     ask_for(files, fallback=False)
-    line = complaint(files, "fetch", FLOWVAE_DATA_ROOT="some/folder")
+    (files / "some").mkdir()
+    line = complaint(files, "fetch", FLOWVAE_DATA_ROOT="some")
     assert line.startswith("data.fallback: ")
-    assert "some/folder" in line and "data/raw" in line and "FLOWVAE_DATA_ROOT" in line
+    assert "FLOWVAE_DATA_ROOT (some) has no MNIST/raw/train-images-idx3-ubyte; data/raw has no MNIST" in line
+    assert "put train-images-idx3-ubyte, " in line
 
 
 def test_larochelle_absent(files, complaint):
     ask_for(files, binarization="larochelle")
-    line = complaint(files, "fetch", FLOWVAE_DATA_ROOT="some/folder")
+    (files / "some").mkdir()
+    line = complaint(files, "fetch", FLOWVAE_DATA_ROOT="some")
     assert line.startswith("data.binarization: ")
-    assert "some/folder" in line and "data/raw" in line
+    assert "FLOWVAE_DATA_ROOT (some) has no binarized_mnist/binarized_mnist_train.amat.gz; data/raw has no " in line
+
+
+@pytest.mark.parametrize("binarization", ["static", "larochelle"])
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("nowhere", "nowhere: does not exist; set it to the folder that holds "),
+        ("file", "file: not a folder"),
+        ("junk/MNIST", "junk; set FLOWVAE_DATA_ROOT to that folder"),
+        ("junk/MNIST/raw", "junk; set FLOWVAE_DATA_ROOT to that folder"),
+        (".", "junk; set FLOWVAE_DATA_ROOT to that folder"),
+        ("~/nowhere", "home/nowhere: does not exist"),
+    ],
+)
+def test_a_wrong_data_root(files, complaint, tmp_path, junk, monkeypatch, binarization, given, says):
+    """The line names the variable, and what it should be; nothing falls back."""
+    ask_for(files, binarization=binarization)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "file").write_text("")
+    root = given if given.startswith("~") else str(tmp_path / given)
+    line = complaint(files, "fetch", FLOWVAE_DATA_ROOT=root)
+    assert line.startswith("FLOWVAE_DATA_ROOT: ") and says in line
+
+
+def test_the_home_folder_in_the_data_root(files, run_stage, tmp_path, junk, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run_stage(files, "fetch", FLOWVAE_DATA_ROOT="~/junk") == (0, [])
+    assert json.loads((files / "data/source.json").read_text())["source"] == "mnist"
+
+
+def test_compressed_files(files, complaint, junk):
+    for name in MNIST_FILES:
+        (junk / "MNIST/raw" / name).rename(junk / "MNIST/raw" / f"{name}.gz")
+    line = complaint(files, "fetch", FLOWVAE_DATA_ROOT=str(junk))
+    assert (
+        line == f"FLOWVAE_DATA_ROOT: {junk}: MNIST/raw/train-images-idx3-ubyte.gz is compressed; unpack it with gunzip"
+    )
 
 
 def test_larochelle_without_one_of_its_files(files, complaint, junk):
     ask_for(files, binarization="larochelle")
     (junk / "binarized_mnist/binarized_mnist_valid.amat.gz").unlink()
-    assert complaint(files, "fetch", FLOWVAE_DATA_ROOT=str(junk)).startswith("data.binarization: ")
+    says = f"FLOWVAE_DATA_ROOT: {junk}: lacks binarized_mnist/binarized_mnist_valid.amat.gz, "
+    assert complaint(files, "fetch", FLOWVAE_DATA_ROOT=str(junk)).startswith(says)
     set_source(files, "larochelle")
-    assert "binarized_mnist_valid.amat" in complaint(files, "prepare", FLOWVAE_DATA_ROOT=str(junk))
+    assert complaint(files, "prepare", FLOWVAE_DATA_ROOT=str(junk)).startswith(says)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x1f\x8b", gzip.compress(b"0 1\n")], ids=["empty", "truncated", "short"])
@@ -77,13 +118,12 @@ def test_larochelle_damaged(files, complaint, junk, content):
 
 @pytest.mark.parametrize("name", MNIST_FILES)
 def test_mnist_file_missing(files, complaint, junk, name):
-    """fetch does not find MNIST; prepare names the file if it was removed between the two."""
+    """The message names the file, also if it was removed after `fetch`; nothing falls back."""
     (junk / "MNIST/raw" / name).unlink()
-    ask_for(files, fallback=False)
-    assert complaint(files, "fetch", FLOWVAE_DATA_ROOT=str(junk)).startswith("data.fallback: ")
+    says = f"FLOWVAE_DATA_ROOT: {junk}: lacks MNIST/raw/{name}, and holds the other files of MNIST; add these"
+    assert complaint(files, "fetch", FLOWVAE_DATA_ROOT=str(junk)) == says
     set_source(files, "mnist")
-    line = complaint(files, "prepare", FLOWVAE_DATA_ROOT=str(junk))
-    assert str(junk / "MNIST/raw") in line
+    assert complaint(files, "prepare", FLOWVAE_DATA_ROOT=str(junk)) == says
 
 
 def flip(content: bytearray) -> None:
