@@ -24,6 +24,7 @@ SEPARATORS = re.compile(r"[-_. ]+")
 WORDS = re.compile(r"[a-z]+|[A-Z][a-z]*")  # of train2017, trainA, test_new
 # Words that make a name look like that of a split, without being one.
 SIMILAR = NAMES | {"dev": "valid", "eval": "test", "evaluation": "test", "holdout": "test", "heldout": "test"}
+LEAST = 2  # images in a split that is drawn
 SIMILARITY = 0.75  # of misspelled words
 
 
@@ -74,22 +75,33 @@ def split_folder(images: RawFiles, data: DataConfig) -> FolderSplit:
     folders = ", ".join(sorted(set(tops)))
     description = f"by the folders {folders}"
     if "valid" not in present:
-        drawn = [unit(data.seed, "valid", "/".join(parts)) < data.valid_fraction for parts in inner]
-        found[(found == "train") & drawn] = "valid"
+        train = np.flatnonzero(found == "train")
+        names = ["/".join(inner[i]) for i in train]
+        found[train[drawn(names, data.seed, "valid", data.valid_fraction)]] = "valid"
         description += f"; {data.valid_fraction:.3g} of train drawn for validation, by their names (seed {data.seed})"
     return FolderSplit(pick(images, found), description, depth + 1)
 
 
 def draw_splits(images: RawFiles, depth: int, data: DataConfig) -> FolderSplit:
     """Draw test images from all images, then validation images from the rest."""
-    names = ["/".join(name.split("/")[depth:]) for name in images.names]
-    test = np.array([unit(data.seed, "test", name) < data.folder.test_fraction for name in names])
-    valid = np.array([unit(data.seed, "valid", name) < data.valid_fraction for name in names])
+    names = np.array(["/".join(name.split("/")[depth:]) for name in images.names], dtype=object)
+    splits = np.full(len(names), "train")
+    splits[drawn(names, data.seed, "test", data.folder.test_fraction)] = "test"
+    rest = np.flatnonzero(splits == "train")
+    splits[rest[drawn(names[rest], data.seed, "valid", data.valid_fraction)]] = "valid"
     description = (
         f"{data.folder.test_fraction:.3g} of all images drawn for test, {data.valid_fraction:.3g} of the rest for "
         f"validation, by their names (seed {data.seed})"
     )
-    return FolderSplit(pick(images, np.where(test, "test", np.where(valid, "valid", "train"))), description, depth)
+    return FolderSplit(pick(images, splits), description, depth)
+
+
+def drawn(names: Sequence[str], seed: int, purpose: str, fraction: float) -> np.ndarray:
+    """Positions of the images that are drawn: by their own names alone, unless these would be fewer than LEAST."""
+    units = np.array([unit(seed, purpose, name) for name in names])
+    chosen = units < fraction
+    chosen[np.argsort(units)[:LEAST]] = True
+    return np.flatnonzero(chosen)
 
 
 def unit(seed: int, purpose: str, name: str) -> float:

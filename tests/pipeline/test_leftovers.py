@@ -45,6 +45,7 @@ def test_what_is_brought_back_is_trained_again_if_its_params_have_changed(copy):
     def edit(params):
         params["seeds"] = [0, 1]
         params["variants"] = {"vae": params["variants"]["vae"], "planar-4": params["variants"]["planar-4"]}
+        params["interpolation"]["right"] = "vae"
 
     stale = copy / "unused/models/planar-4-1"
     stale.mkdir(parents=True)

@@ -129,13 +129,13 @@ def test_a_folder_of_images(project, run_stage, images):
     for stage in ("fetch", "prepare"):
         assert run_stage(project, stage) == (0, [])
     metadata = metadata_of(project)
-    assert metadata.counts == {"train": 49, "valid": 5, "test": 6} and metadata.image_shape == (3, 8, 12)
+    assert metadata.counts == {"train": 53, "valid": 2, "test": 5} and metadata.image_shape == (3, 8, 12)
     assert metadata.provenance.dataset == "folder images" and str(images) not in metadata.model_dump_json()
     assert source_of(project) == json.loads((project / "data/source.json").read_text())
     choose(project, "folder", "static", folder={"path": os.path.relpath(images, project), "color": False})
     for stage in ("fetch", "prepare"):
         assert run_stage(project, stage) == (0, [])
-    assert load(project, "train").shape == (49, 1, 8, 12) and load(project, "train").max() == 1
+    assert load(project, "train").shape == (53, 1, 8, 12) and load(project, "train").max() == 1
 
 
 def test_the_split_and_the_files_that_are_passed_over_are_printed(project, run_stage, images):
