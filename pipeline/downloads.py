@@ -98,7 +98,7 @@ def obtain(entry: DatasetEntry, data: DataConfig) -> Path:
     """
     if root := find_files(entry, data):
         return root
-    if entry.torchvision is None:  # it cannot be downloaded: its reader reports what is missing
+    if not entry.can_be_downloaded:  # its reader reports what is missing
         return data_roots()[0]
     try:
         download(entry, data)

@@ -63,7 +63,18 @@ class DataConfig(Config):
     """
 
     name: Literal[
-        "mnist", "fashion-mnist", "kmnist", "emnist", "omniglot", "svhn", "cifar10", "celeba", "folder"
+        "mnist",
+        "fashion-mnist",
+        "kmnist",
+        "emnist",
+        "omniglot",
+        "omniglot-burda",
+        "caltech101-silhouettes",
+        "frey-faces",
+        "svhn",
+        "cifar10",
+        "celeba",
+        "folder",
     ]  # the keys of DATASETS
     binarization: Binarization
     seed: NonNegativeInt

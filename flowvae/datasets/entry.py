@@ -8,6 +8,7 @@ from flowvae.config import ImageShape
 from flowvae.datasets.config import DataConfig
 from flowvae.datasets.raw import RawDataset
 from flowvae.datasets.torchvision_reader import torchvision_download
+from flowvae.datasets.web_files import WebFile, download_file
 from flowvae.errors import InputError
 
 
@@ -24,9 +25,11 @@ class DatasetEntry:
         image_shape: settings -> (C, H, W), known before any image is read.
         files: settings -> required files, relative to a data root. An absolute path needs no root.
         read: (data root, settings) -> the images, split. Raises InputError if files are missing or damaged.
-        torchvision: class in torchvision.datasets that downloads the set; None if it cannot be downloaded.
+        torchvision: class in torchvision.datasets that downloads the set; None if none does.
         downloads: settings -> keyword arguments (all but root) of each download call.
+        web_files: settings -> files to download by their addresses; None if there are none.
         addresses: one file on each mirror that torchvision uses. They are listed because asking torchvision takes 2 s.
+        source: where users find the files, for a message.
         fingerprint: settings -> hash of files that may change between runs; None for files that do not.
         fallback: name of the entry of SOURCES to use if this set is unavailable and the settings allow it.
         lacks: data root -> which files it lacks, where any of several files would do.
@@ -38,7 +41,9 @@ class DatasetEntry:
     read: Callable[[Path, DataConfig], RawDataset]
     torchvision: str | None = None
     downloads: Callable[[DataConfig], Sequence[dict[str, object]]] = lambda data: ({},)
+    web_files: Callable[[DataConfig], Sequence[WebFile]] | None = None
     addresses: tuple[str, ...] = ()
+    source: str | None = None
     fingerprint: Callable[[DataConfig], str | None] = no_fingerprint
     fallback: str | None = None
     lacks: Callable[[Path], Sequence[str]] | None = None
@@ -53,12 +58,21 @@ class DatasetEntry:
         """Whether a data root holds all files."""
         return not self.missing(root, data)
 
+    @property
+    def can_be_downloaded(self) -> bool:
+        """Whether its files have public addresses."""
+        return self.torchvision is not None or self.web_files is not None
+
     def download(self, root: Path, data: DataConfig) -> None:
-        """Download with torchvision, which shows progress and verifies checksums.
+        """Download the files by their addresses, or with torchvision, which shows progress. Checksums are verified.
 
         Raises:
             InputError: the set cannot be downloaded, no mirror answered, or a checksum was wrong.
         """
+        if self.web_files:
+            for file in self.web_files(data):
+                download_file(file, root)
+            return
         if self.torchvision is None:
             raise InputError(f"{self.title}: cannot be downloaded")
         calls = [{"root": str(root), **part} for part in self.downloads(data)]
@@ -76,7 +90,8 @@ class DatasetEntry:
         """Instructions for users whose machine cannot download the files."""
         names = ", ".join(Path(file).name for file in self.files(data))
         folder = (Path("FOLDER") / self.folder(data)).as_posix()
-        return f"put {names} into {folder}, and set FLOWVAE_DATA_ROOT to FOLDER"
+        source = f" from {self.source}" if self.source else ""
+        return f"put {names}{source} into {folder}, and set FLOWVAE_DATA_ROOT to FOLDER"
 
 
 def in_folder(folder: str, *names: str) -> Callable[[DataConfig], Sequence[str]]:

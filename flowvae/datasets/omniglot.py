@@ -18,14 +18,14 @@ def read_omniglot(root: Path, data: DataConfig) -> RawDataset:
 
     The background alphabets are for training, the evaluation alphabets for testing, and labels are alphabets.
     The VAE literature inverts the ink in the same way (Burda et al. 2016, arXiv:1509.00519, section 5), but its
-    files are split differently.
+    files are split differently (`omniglot_burda.py`), so the name in protocols is not that of published results.
     """
     background, test = (omniglot_files(root, background) for background in (True, False))
     alphabets = [name.split("/")[1] for name in test.names]
     return RawDataset(
         images=train_and_valid(background, data) | {"test": test},
         test_labels=as_labels(np.unique(alphabets, return_inverse=True)[1]),
-        dataset="Omniglot",
+        dataset="Omniglot by alphabets",
         origin="Omniglot, Brenden Lake, Ruslan Salakhutdinov, Joshua Tenenbaum",
         split=split_text(data, "images of the background alphabets", "images of the evaluation alphabets"),
         processing="resized from 105 x 105 to 28 x 28, bilinear; ink is white",

@@ -3,14 +3,17 @@
 from collections.abc import Iterator
 
 from flowvae.config import ImageShape
+from flowvae.datasets.caltech101_silhouettes import CALTECH101_SILHOUETTES
 from flowvae.datasets.celeba import CELEBA
 from flowvae.datasets.cifar10 import CIFAR10
 from flowvae.datasets.config import DataConfig
 from flowvae.datasets.emnist import EMNIST
 from flowvae.datasets.folder import FOLDER
+from flowvae.datasets.frey_faces import FREY_FACES
 from flowvae.datasets.mnist import FALLBACK, LAROCHELLE, MNIST
 from flowvae.datasets.mnist_like import FASHION_MNIST, KMNIST
 from flowvae.datasets.omniglot import OMNIGLOT
+from flowvae.datasets.omniglot_burda import OMNIGLOT_BURDA
 from flowvae.datasets.svhn import SVHN
 
 DATASETS = {
@@ -19,6 +22,9 @@ DATASETS = {
     "kmnist": KMNIST,
     "emnist": EMNIST,
     "omniglot": OMNIGLOT,
+    "omniglot-burda": OMNIGLOT_BURDA,
+    "caltech101-silhouettes": CALTECH101_SILHOUETTES,
+    "frey-faces": FREY_FACES,
     "svhn": SVHN,
     "cifar10": CIFAR10,
     "celeba": CELEBA,

@@ -1,7 +1,7 @@
 """Small data sets in exactly the file formats of the real ones: no mocks, but few and random images.
 
-torchvision compares checksums of whole files with tables in its classes. The files written here have other checksums,
-so `CHECKSUMS` defines how to change those tables; the comparison itself is not changed.
+Checksums of whole files are compared with tables, of torchvision or of flowvae. The files written here have other
+checksums, so `CHECKSUMS` defines how to change those tables; the comparison itself is not changed.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
+from flowvae.datasets import caltech101_silhouettes, frey_faces, omniglot_burda
 from flowvae.datasets.decoder import decode
 
 
@@ -177,12 +178,64 @@ def omniglot_checksums(root):
     return Omniglot, "zips_md5", {name: md5(folder / f"{name}.zip") for name in Omniglot.zips_md5}
 
 
-# Arguments of monkeypatch.setattr, after which torchvision accepts the files in a folder as the real ones.
+def write_omniglot_burda(root, counts=(60, 20)):
+    """Write chardata.mat: grey values in [0, 1], one image per column, each stored column by column.
+
+    Returns:
+        The images of training and test, shape (N, 1, 28, 28).
+    """
+    content, written = {}, []
+    for seed, (prefix, count) in enumerate(zip(("", "test"), counts, strict=True)):
+        pixels = random_pixels(count, 1, 28, 28, seed=seed)
+        content[f"{prefix}data"] = pixels.swapaxes(2, 3).reshape(count, -1).T / 255
+        content[f"{prefix}target"] = np.eye(50)[:, np.arange(count) % 50]
+        content[f"{prefix}targetchar"] = np.arange(count)[None] % 55 + 1
+        written.append(pixels)
+    save_matlab(root / omniglot_burda.FILE.path, content)
+    return written
+
+
+def write_silhouettes(root, counts=(("train", 40), ("val", 20), ("test", 20))):
+    """Write bits, 0 inside of a silhouette, one image per row, each stored column by column, and labels from 1 to 101.
+
+    Returns:
+        The images by split, 255 inside, shape (N, 1, 28, 28).
+    """
+    content, written = {"classnames": np.array(["accordion", "airplane"], dtype=object)[None]}, {}
+    for seed, (split, count) in enumerate(counts):
+        bits = random_pixels(count, 1, 28, 28, seed=seed) // 128
+        content[f"{split}_data"] = (1 - bits).swapaxes(2, 3).reshape(count, -1)
+        content[f"{split}_labels"] = (np.arange(count, dtype=np.uint8) % 101 + 1)[:, None]
+        written[split] = 255 * bits
+    save_matlab(root / caltech101_silhouettes.FILE.path, content)
+    return written
+
+
+def write_frey_faces(root, count=200):
+    """Write frey_rawface.mat: bytes, one frame per column. Returns: the frames, shape (N, 1, 28, 20)."""
+    pixels = random_pixels(count, 1, 28, 20)
+    save_matlab(root / frey_faces.FILE.path, {"ff": pixels.reshape(count, -1).T})
+    return pixels
+
+
+def save_matlab(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scipy.io.savemat(path, content, do_compression=True)
+
+
+def web_file_checksum(module, root):
+    return module, "FILE", module.FILE._replace(md5=md5(root / module.FILE.path))
+
+
+# Arguments of monkeypatch.setattr, after which the files in a folder are accepted as the real ones.
 CHECKSUMS = {
     "svhn": lambda root: [svhn_checksums(root)],
     "cifar10": lambda root: list(cifar10_checksums(root)),
     "celeba": lambda root: [celeba_checksums(root)],
     "omniglot": lambda root: [omniglot_checksums(root)],
+    "omniglot-burda": lambda root: [web_file_checksum(omniglot_burda, root)],
+    "caltech101-silhouettes": lambda root: [web_file_checksum(caltech101_silhouettes, root)],
+    "frey-faces": lambda root: [web_file_checksum(frey_faces, root)],
 }
 WRITERS = {
     "fashion-mnist": lambda root: write_idx_set(root / "FashionMNIST/raw", ("train", "t10k")),
@@ -192,6 +245,9 @@ WRITERS = {
     "cifar10": write_cifar10,
     "celeba": write_celeba,
     "omniglot": write_omniglot,
+    "omniglot-burda": write_omniglot_burda,
+    "caltech101-silhouettes": write_silhouettes,
+    "frey-faces": write_frey_faces,
 }
 
 

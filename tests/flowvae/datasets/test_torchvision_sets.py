@@ -1,4 +1,4 @@
-"""The standard data sets, read by torchvision from small files in their own formats."""
+"""The standard data sets, read from small files in their own formats, most of them by torchvision."""
 
 import gzip
 from pathlib import Path
@@ -9,11 +9,14 @@ from datafiles import WRITERS, decode_in_this_process, face, pixels_of, put_on_d
 from examples import data_config
 from PIL import Image
 
+from flowvae.datasets import frey_faces, omniglot_burda
 from flowvae.datasets.raw import RawFiles
 from flowvae.datasets.registry import DATASETS
 from flowvae.errors import InputError
 
 IN_COLOUR = ("svhn", "cifar10", "celeba")
+WITH_VALIDATION = ("celeba", "caltech101-silhouettes")
+CHECKED = ("svhn", "cifar10", "celeba", "omniglot", "omniglot-burda", "caltech101-silhouettes", "frey-faces")
 
 
 @pytest.fixture
@@ -98,6 +101,38 @@ def test_omniglot_has_white_ink_on_28_by_28(read):
     assert pytest.approx(images[0].mean() / 255, rel=0.1) == 8 * 60 / 105**2
 
 
+def test_omniglot_in_the_split_of_burda_stands_upright(read):
+    (training, test), dataset = read("omniglot-burda")
+    check_held_out(training, dataset, fraction=1345 / 24345)
+    assert np.array_equal(pixels_of(dataset.images["test"]), test)
+    assert dataset.test_labels.tolist() == list(range(20))
+    assert dataset.split.startswith("60 training images less 3 of them drawn")
+    assert round(24345 * omniglot_burda.VALID_FRACTION) == 1345
+
+
+def test_grey_values_out_of_range_are_refused(tmp_path):
+    with pytest.raises(InputError, match="expected grey values from 0 to 1, got 0 to 255"):
+        omniglot_burda.grey_images(np.array([[0.0, 255.0]]), tmp_path)
+
+
+def test_silhouettes_have_their_own_split_and_are_bits(read):
+    written, dataset = read("caltech101-silhouettes")
+    for split, part in (("train", "train"), ("valid", "val"), ("test", "test")):
+        pixels = pixels_of(dataset.images[split])
+        assert np.array_equal(pixels, written[part]) and np.unique(pixels).tolist() == [0, 255]
+    assert dataset.test_labels.tolist() == list(range(20)) and dataset.split == "40 / 20 / 20, as in the file"
+
+
+def test_frey_faces_are_shuffled_and_split(read):
+    frames, dataset = read("frey-faces")
+    counts = {split: len(images) for split, images in dataset.images.items()}
+    assert counts == {"train": 160, "valid": 20, "test": 20} and dataset.split.startswith("160 / 20 / 20, shuffled")
+    assert round(1965 * frey_faces.HELD_OUT) == 200
+    pixels = np.concatenate([pixels_of(images) for images in dataset.images.values()])
+    positions = [np.flatnonzero((frames == image).all((1, 2, 3))).item() for image in pixels]
+    assert sorted(positions) == list(range(200)) and positions != sorted(positions)
+
+
 @pytest.mark.parametrize("name", WRITERS)
 def test_shapes_are_known_before_the_images_are_read(read, name):
     _, dataset = read(name, celeba={"size": 20})
@@ -113,7 +148,7 @@ def test_validation_follows_the_seed(read, name):
         decode_in_this_process(images) if isinstance(images, RawFiles) else pixels_of(images) for images in valid
     )
     assert np.array_equal(first, again)
-    assert np.array_equal(first, other) == (name == "celeba")  # which has validation images of its own
+    assert np.array_equal(first, other) == (name in WITH_VALIDATION)
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -131,9 +166,9 @@ def test_missing_files(tmp_path, monkeypatch, name):
     assert missing.name in entry.by_hand(data)
 
 
-@pytest.mark.parametrize("name", ["svhn", "cifar10", "celeba", "omniglot"])
+@pytest.mark.parametrize("name", CHECKED)
 def test_files_with_another_checksum(tmp_path, monkeypatch, name):
-    """torchvision's tables contain the checksums of the real files."""
+    """The tables contain the checksums of the real files."""
     WRITERS[name](tmp_path)
     with pytest.raises(InputError, match="damaged") as caught:
         DATASETS[name].read(tmp_path, data_config(name))

@@ -19,7 +19,7 @@ from flowvae.data.arrays import DESCRIPTIONS, read_metadata
 from flowvae.datasets import decoding
 from flowvae.datasets.decoding import JOURNAL
 
-GREY = ("fashion-mnist", "kmnist", "emnist", "omniglot")
+GREY = ("fashion-mnist", "kmnist", "emnist", "omniglot", "omniglot-burda", "caltech101-silhouettes")
 
 
 def choose(project, name, binarization="none", **sections):
@@ -96,6 +96,15 @@ def test_grey_sets_become_bits(project, run_stage, tmp_path, monkeypatch, name, 
         assert run_stage(project, stage, FLOWVAE_DATA_ROOT=str(tmp_path / "root")) == (0, [])
     assert load(project, "train").max() == (255 if binarization == "dynamic" else 1)
     assert metadata_of(project).binarization == binarization
+
+
+@pytest.mark.parametrize("binarization", ["static", "threshold"])
+def test_silhouettes_are_these_bits_under_every_binarization(project, run_stage, tmp_path, monkeypatch, binarization):
+    written = put_on_disk("caltech101-silhouettes", tmp_path / "root", monkeypatch)
+    choose(project, "caltech101-silhouettes", binarization)
+    for stage in ("fetch", "prepare"):
+        assert run_stage(project, stage, FLOWVAE_DATA_ROOT=str(tmp_path / "root")) == (0, [])
+    assert np.array_equal(255 * load(project, "train"), written["train"])
 
 
 @pytest.mark.parametrize("name", WRITERS)
