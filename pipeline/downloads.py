@@ -98,8 +98,10 @@ def obtain(entry: DatasetEntry, data: DataConfig) -> Path:
     """
     if root := find_files(entry, data):
         return root
-    if not entry.can_be_downloaded:  # its reader reports what is missing
-        return data_roots()[0]
+    if not entry.can_be_downloaded:
+        if Path(entry.files(data)[0]).is_absolute():  # it is in the settings, and the reader reports what is wrong
+            return data_roots()[0]
+        raise InputError(f"{entry.title}: {searched(entry, data)}; {entry.by_hand(data)}")
     try:
         download(entry, data)
     except InputError as error:

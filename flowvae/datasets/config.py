@@ -33,11 +33,17 @@ class CelebAConfig(Config):
     size: PositiveInt
 
 
+class ImageNetConfig(Config):
+    """Settings of ImageNet: height and width of the images."""
+
+    size: Literal[32, 64]
+
+
 class FolderConfig(Config):
     """Settings of a folder of images.
 
     Attributes:
-        path: of the folder.
+        path: of the folder, or of an uncompressed tar archive.
         size: (height, width) to which images are cropped and resized.
         color: three channels, or one of grey.
         test_fraction: of the images, drawn for testing if the folder has no folders train and test.
@@ -59,7 +65,7 @@ class DataConfig(Config):
         valid_fraction: of the training images, drawn for validation if the data set has no validation images.
         max_corrupt: the largest fraction of images that may be skipped because they cannot be read.
         fallback: whether a small data set may be used if the selected one is unavailable.
-        emnist, svhn, celeba, folder: settings of these data sets.
+        emnist, svhn, celeba, imagenet, folder: settings of these data sets.
     """
 
     name: Literal[
@@ -74,6 +80,7 @@ class DataConfig(Config):
         "svhn",
         "cifar10",
         "celeba",
+        "imagenet",
         "folder",
     ]  # the keys of DATASETS
     binarization: Binarization
@@ -84,4 +91,5 @@ class DataConfig(Config):
     emnist: EMNISTConfig
     svhn: SVHNConfig
     celeba: CelebAConfig
+    imagenet: ImageNetConfig
     folder: FolderConfig

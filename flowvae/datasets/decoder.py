@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from typing import TypedDict
 
@@ -44,7 +45,8 @@ class DecodeRequest(TypedDict):
     Attributes:
         path: file of the array, which exists.
         offset: of the first image, in bytes.
-        folder, names: of the image files.
+        folder, names: of the image files; the folder may be an archive that holds them.
+        spans: offset and size of each file in the archive, in bytes; None for a folder.
         options: how to decode them.
     """
 
@@ -52,6 +54,7 @@ class DecodeRequest(TypedDict):
     offset: int
     folder: str
     names: list[str]
+    spans: list[tuple[int, int]] | None
     options: DecodeOptions
 
 
@@ -63,13 +66,13 @@ def register_plugins() -> None:
         pillow_heif.register_heif_opener()
 
 
-def decode(path: str, options: DecodeOptions) -> bytes:
+def decode(source: str | BytesIO, options: DecodeOptions) -> bytes:
     """Decode an image file: the first frame, rotated as EXIF says, transparency on white, 16-bit values scaled to 8.
 
     The crop is resized bilinearly, over all pixels that a new pixel covers.
 
     Args:
-        path: of the file.
+        source: path of the file, or its content.
         options: size, colour, crop and inversion.
 
     Returns:
@@ -79,7 +82,7 @@ def decode(path: str, options: DecodeOptions) -> bytes:
         OSError, ValueError, SyntaxError: Pillow cannot read the file.
     """
     size, crop = tuple(options["size"]), options["crop"]
-    with Image.open(path) as opened:
+    with Image.open(source) as opened:
         image = ImageOps.exif_transpose(opened)
         image = to_8_bits(image, "RGB" if options["color"] else "L")
     if crop and crop > min(image.size):
@@ -133,19 +136,34 @@ def decode_into(request: DecodeRequest) -> list[tuple[int, str]]:
     Raises:
         OSError: the file cannot be written; the error has its name.
     """
-    path, folder, options = Path(request["path"]), request["folder"], request["options"]
+    path, options = Path(request["path"]), request["options"]
     blank = bytes((3 if options["color"] else 1) * options["size"][0] * options["size"][1])
     images, corrupt = [], []
-    for i, name in enumerate(request["names"]):
-        file = os.path.join(folder, name)
+    for i in range(len(request["names"])):
+        source: str | BytesIO | None = None
         try:
-            images.append(decode(file, options))
+            source = image_source(request, i)
+            images.append(decode(source, options))
         except Exception as error:  # Pillow may raise anything for a damaged file
             reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-            corrupt.append((i, reason.replace(repr(file), "it")))
+            corrupt.append((i, reason.replace(repr(source), "it")))
             images.append(blank)
     write_at(path, request["offset"], images)
     return corrupt
+
+
+def image_source(request: DecodeRequest, position: int) -> str | BytesIO:
+    """Path of an image file of a request, or its content if an archive holds it.
+
+    Raises:
+        OSError: the archive cannot be read.
+    """
+    if request["spans"] is None:
+        return os.path.join(request["folder"], request["names"][position])
+    offset, size = request["spans"][position]
+    with open(request["folder"], "rb") as archive:
+        archive.seek(offset)
+        return BytesIO(archive.read(size))
 
 
 def write_at(path: Path, offset: int, images: Sequence[bytes]) -> None:

@@ -41,16 +41,27 @@ def fingerprint(images: Mapping[str, RawFiles]) -> str:
     """
     digest = hashlib.sha256()
     for split, files in images.items():
-        for name in files.names:
-            path = files.folder / name
-            try:
-                stat = path.stat()
-                size, time = stat.st_size, stat.st_mtime_ns
-            except OSError:
-                size, time = 0, 0
+        for name, (size, time) in zip(files.names, sizes_and_times(files)):
             line = f"{split}\0{name}\0{size}\0{time}\n"
             digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()
+
+
+def sizes_and_times(files: RawFiles) -> Iterator[tuple[int, int]]:
+    """Size and modification time of each file; files in an archive have the time of the archive."""
+    if files.spans is None:
+        return (size_and_time(files.folder / name) for name in files.names)
+    _, time = size_and_time(files.folder)
+    return ((int(size), time) for _, size in files.spans)
+
+
+def size_and_time(path: Path) -> tuple[int, int]:
+    """Bytes, and nanoseconds; zeros for a file that does not exist."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return 0, 0
+    return stat.st_size, stat.st_mtime_ns
 
 
 def decoding_id(images: Mapping[str, RawFiles]) -> str:
@@ -219,11 +230,13 @@ def decoded(
 
 def request(files: RawFiles, path: Path, start: int) -> DecodeRequest:
     """The request for one chunk."""
+    chunk = slice(start, start + chunk_size(files))
     return {
         "path": str(path),
         "offset": start * math.prod(files.image_shape),
         "folder": str(files.folder),
-        "names": list(files.names[start : start + chunk_size(files)]),
+        "names": list(files.names[chunk]),
+        "spans": None if files.spans is None else files.spans[chunk].tolist(),
         "options": files.options,
     }
 

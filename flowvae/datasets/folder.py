@@ -1,4 +1,7 @@
-"""A folder of images: any number of files, in any format that Pillow reads, with or without subfolders."""
+"""A folder of images: any number of files, in any format that Pillow reads, with or without subfolders.
+
+An uncompressed tar archive of such a folder is read in place.
+"""
 
 from collections import Counter
 from pathlib import Path
@@ -12,6 +15,7 @@ from flowvae.datasets.entry import DatasetEntry
 from flowvae.datasets.folder_split import split_folder
 from flowvae.datasets.image_files import find_images, passed_over_text
 from flowvae.datasets.raw import RawDataset, RawFiles, as_labels
+from flowvae.datasets.tar_files import tar_images
 from flowvae.errors import InputError
 
 
@@ -66,11 +70,15 @@ def list_images(folder: Path, data: DataConfig) -> tuple[RawFiles, Counter[str]]
         InputError: the folder cannot be read, or contains no images.
     """
     options = DecodeOptions(size=data.folder.size, color=data.folder.color, crop=None, invert=False)
-    names, passed_over = find_images(folder)
-    if not names:
+    if folder.suffix == ".tar" and folder.is_file():
+        images, passed_over = tar_images(folder, options)
+    else:
+        names, passed_over = find_images(folder)
+        images = RawFiles(folder, names, options)
+    if not len(images):
         others = f" ({text})" if (text := passed_over_text(passed_over)) else ""
         raise InputError(f"data.folder.path: {folder} contains no images{others}; set it to a folder of images")
-    return RawFiles(folder, names, options), passed_over
+    return images, passed_over
 
 
 def classes(images: RawFiles, depth: int) -> np.ndarray:

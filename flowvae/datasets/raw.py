@@ -54,14 +54,16 @@ class RawFiles:
     """Image files to be decoded.
 
     Args:
-        folder: common parent of all files.
+        folder: common parent of all files, or the uncompressed tar archive that holds them.
         names: of the files, relative to the folder, separated by /.
         options: how to decode them.
+        spans: where an archive holds the files: offset and size in bytes, shape (N, 2). None for a folder.
     """
 
     folder: Path
     names: Sequence[str]
     options: DecodeOptions
+    spans: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -74,7 +76,8 @@ class RawFiles:
 
     def pick(self, indices: np.ndarray) -> "RawFiles":
         """The files at some positions."""
-        return RawFiles(self.folder, [self.names[i] for i in indices], self.options)
+        spans = None if self.spans is None else self.spans[indices]
+        return RawFiles(self.folder, [self.names[i] for i in indices], self.options, spans)
 
 
 @dataclass(frozen=True)

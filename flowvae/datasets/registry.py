@@ -10,6 +10,7 @@ from flowvae.datasets.config import DataConfig
 from flowvae.datasets.emnist import EMNIST
 from flowvae.datasets.folder import FOLDER
 from flowvae.datasets.frey_faces import FREY_FACES
+from flowvae.datasets.imagenet import IMAGENET
 from flowvae.datasets.mnist import FALLBACK, LAROCHELLE, MNIST
 from flowvae.datasets.mnist_like import FASHION_MNIST, KMNIST
 from flowvae.datasets.omniglot import OMNIGLOT
@@ -28,6 +29,7 @@ DATASETS = {
     "svhn": SVHN,
     "cifar10": CIFAR10,
     "celeba": CELEBA,
+    "imagenet": IMAGENET,
     "folder": FOLDER,
 }
 # All entries that `prepare` may read; `fetch` writes the name of the one that is available.

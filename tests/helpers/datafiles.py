@@ -5,7 +5,9 @@ checksums, so `CHECKSUMS` defines how to change those tables; the comparison its
 """
 
 import hashlib
+import io
 import pickle
+import shutil
 import tarfile
 import zipfile
 from pathlib import Path
@@ -14,7 +16,7 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
-from flowvae.datasets import caltech101_silhouettes, frey_faces, omniglot_burda
+from flowvae.datasets import caltech101_silhouettes, frey_faces, imagenet, omniglot_burda
 from flowvae.datasets.decoder import decode
 
 
@@ -38,7 +40,11 @@ def pixels_of(arrays):
 
 def decode_in_this_process(files):
     """All images of RawFiles, decoded one by one, shape (N, C, H, W)."""
-    pixels = [np.frombuffer(decode(str(files.folder / name), files.options), np.uint8) for name in files.names]
+    sources = [str(files.folder / name) for name in files.names]
+    if files.spans is not None:
+        content = files.folder.read_bytes()
+        sources = [io.BytesIO(content[offset : offset + size]) for offset, size in files.spans]
+    pixels = [np.frombuffer(decode(source, files.options), np.uint8) for source in sources]
     return np.stack(pixels).reshape(-1, *files.image_shape)
 
 
@@ -223,6 +229,33 @@ def save_matlab(path, content):
     scipy.io.savemat(path, content, do_compression=True)
 
 
+def write_tar(path, folder):
+    """Write the files in a folder, and the folder itself, into an uncompressed tar archive."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        tar.add(folder, folder.name)
+
+
+def write_imagenet(root, counts=(("train", 60), ("valid", 20)), size=32):
+    """Write archives of PNGs in a folder of the same name. Returns: the images by archive, shape (N, 3, size, size)."""
+    written = {}
+    for seed, (part, count) in enumerate(counts):
+        folder = root / "unpacked" / f"{part}_{size}x{size}"
+        folder.mkdir(parents=True)
+        written[part] = random_pixels(count, 3, size, size, seed=seed)
+        for i, pixels in enumerate(written[part]):
+            Image.fromarray(pixels.transpose(1, 2, 0)).save(folder / f"{i:07d}.png")
+        write_tar(root / "imagenet" / f"{folder.name}.tar", folder)
+    shutil.rmtree(root / "unpacked")
+    return written
+
+
+def imagenet_checksums(root):
+    files = (root / "imagenet").glob("*.tar")
+    table = {path.name: (path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files}
+    return imagenet, "ARCHIVES", imagenet.ARCHIVES | table
+
+
 def web_file_checksum(module, root):
     return module, "FILE", module.FILE._replace(md5=md5(root / module.FILE.path))
 
@@ -232,6 +265,7 @@ CHECKSUMS = {
     "svhn": lambda root: [svhn_checksums(root)],
     "cifar10": lambda root: list(cifar10_checksums(root)),
     "celeba": lambda root: [celeba_checksums(root)],
+    "imagenet": lambda root: [imagenet_checksums(root)],
     "omniglot": lambda root: [omniglot_checksums(root)],
     "omniglot-burda": lambda root: [web_file_checksum(omniglot_burda, root)],
     "caltech101-silhouettes": lambda root: [web_file_checksum(caltech101_silhouettes, root)],
@@ -244,6 +278,7 @@ WRITERS = {
     "svhn": write_svhn,
     "cifar10": write_cifar10,
     "celeba": write_celeba,
+    "imagenet": write_imagenet,
     "omniglot": write_omniglot,
     "omniglot-burda": write_omniglot_burda,
     "caltech101-silhouettes": write_silhouettes,

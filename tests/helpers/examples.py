@@ -104,6 +104,7 @@ DATA = {
     "emnist": {"split": "balanced"},
     "svhn": {"extra": False},
     "celeba": {"size": 64},
+    "imagenet": {"size": 32},
     "folder": {"path": "images", "size": [8, 8], "color": True, "test_fraction": 0.2},
 }
 TRAINING = {

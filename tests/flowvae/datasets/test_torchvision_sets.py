@@ -5,7 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datafiles import WRITERS, decode_in_this_process, face, pixels_of, put_on_disk, write_idx_set
+from datafiles import (
+    WRITERS,
+    decode_in_this_process,
+    face,
+    pixels_of,
+    put_on_disk,
+    write_idx_set,
+    write_imagenet,
+)
 from examples import data_config
 from PIL import Image
 
@@ -14,9 +22,12 @@ from flowvae.datasets.raw import RawFiles
 from flowvae.datasets.registry import DATASETS
 from flowvae.errors import InputError
 
-IN_COLOUR = ("svhn", "cifar10", "celeba")
+IN_COLOUR = ("svhn", "cifar10", "celeba", "imagenet")
 WITH_VALIDATION = ("celeba", "caltech101-silhouettes")
-CHECKED = ("svhn", "cifar10", "celeba", "omniglot", "omniglot-burda", "caltech101-silhouettes", "frey-faces")
+CHECKED = (
+    *("svhn", "cifar10", "celeba", "imagenet", "omniglot", "omniglot-burda"),
+    *("caltech101-silhouettes", "frey-faces"),
+)
 
 
 @pytest.fixture
@@ -99,6 +110,38 @@ def test_omniglot_has_white_ink_on_28_by_28(read):
     stroke = images[0, 0] > 127
     assert stroke[6:21].any() and not stroke[:5].any() and not stroke[:, 10:].any()
     assert pytest.approx(images[0].mean() / 255, rel=0.1) == 8 * 60 / 105**2
+
+
+def test_imagenet_is_read_from_its_archives(read):
+    written, dataset = read("imagenet")
+    assert {split: len(files) for split, files in dataset.images.items()} == {"train": 54, "valid": 6, "test": 20}
+    assert np.array_equal(decode_in_this_process(dataset.images["test"]), written["valid"])
+    held_out = decode_in_this_process(dataset.images["valid"])
+    positions = [np.flatnonzero((written["train"] == image).all((1, 2, 3))).item() for image in held_out]
+    kept = np.delete(written["train"], positions, axis=0)
+    assert np.array_equal(decode_in_this_process(dataset.images["train"]), kept)
+    assert len(dataset.test_labels) == 20 and dataset.dataset == "ImageNet 32"
+
+
+def test_imagenet_64_has_archives_of_its_own(tmp_path, monkeypatch):
+    data = data_config("imagenet", imagenet={"size": 64})
+    put_on_disk("imagenet", tmp_path, monkeypatch)
+    assert not DATASETS["imagenet"].is_in(tmp_path, data)
+    write_imagenet(tmp_path, size=64)
+    assert DATASETS["imagenet"].is_in(tmp_path, data) and DATASETS["imagenet"].image_shape(data) == (3, 64, 64)
+    with pytest.raises(
+        InputError, match=r"train_64x64\.tar: not that archive of ImageNet, or damaged \(it has .* bytes"
+    ):
+        DATASETS["imagenet"].read(tmp_path, data)
+
+
+def test_a_damaged_archive_of_the_right_size(read, tmp_path):
+    read("imagenet")
+    with (tmp_path / "imagenet/valid_32x32.tar").open("r+b") as file:
+        file.seek(2000)
+        file.write(b"X")
+    with pytest.raises(InputError, match=r"valid_32x32\.tar: .* it has another SHA-256"):
+        DATASETS["imagenet"].read(tmp_path, data_config("imagenet"))
 
 
 def test_omniglot_in_the_split_of_burda_stands_upright(read):
