@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from flowvae.config import Config, NonNegativeInt, PositiveInt, ProperFraction
+from flowvae.config import Config, ImageShape, NonNegativeInt, PositiveInt, ProperFraction
 
 Binarization = Literal["static", "larochelle", "dynamic", "threshold", "none"]
 OpenFraction = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
@@ -55,6 +55,20 @@ class FolderConfig(Config):
     test_fraction: OpenFraction
 
 
+class ArraysConfig(Config):
+    """Settings of your own arrays.
+
+    Attributes:
+        path: of a .npy or .npz file, or of a folder of .npy files.
+        shape: (channels, height, width) of the images.
+        test_fraction: of the images, drawn for testing if the arrays are not split by their names.
+    """
+
+    path: Annotated[str, Field(min_length=1)]
+    shape: ImageShape
+    test_fraction: OpenFraction
+
+
 class DataConfig(Config):
     """Settings of the data.
 
@@ -65,7 +79,7 @@ class DataConfig(Config):
         valid_fraction: of the training images, drawn for validation if the data set has no validation images.
         max_corrupt: the largest fraction of images that may be skipped because they cannot be read.
         fallback: whether a small data set may be used if the selected one is unavailable.
-        emnist, svhn, celeba, imagenet, folder: settings of these data sets.
+        emnist, svhn, celeba, imagenet, folder, arrays: settings of these data sets.
     """
 
     name: Literal[
@@ -82,6 +96,7 @@ class DataConfig(Config):
         "celeba",
         "imagenet",
         "folder",
+        "arrays",
     ]  # the keys of DATASETS
     binarization: Binarization
     seed: NonNegativeInt
@@ -93,3 +108,4 @@ class DataConfig(Config):
     celeba: CelebAConfig
     imagenet: ImageNetConfig
     folder: FolderConfig
+    arrays: ArraysConfig

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from flowvae.config import ImageShape
+from flowvae.datasets.array_files import ARRAYS
 from flowvae.datasets.caltech101_silhouettes import CALTECH101_SILHOUETTES
 from flowvae.datasets.celeba import CELEBA
 from flowvae.datasets.cifar10 import CIFAR10
@@ -31,6 +32,7 @@ DATASETS = {
     "celeba": CELEBA,
     "imagenet": IMAGENET,
     "folder": FOLDER,
+    "arrays": ARRAYS,
 }
 # All entries that `prepare` may read; `fetch` writes the name of the one that is available.
 SOURCES = DATASETS | {"larochelle": LAROCHELLE, "fallback": FALLBACK}

@@ -106,6 +106,7 @@ DATA = {
     "celeba": {"size": 64},
     "imagenet": {"size": 32},
     "folder": {"path": "images", "size": [8, 8], "color": True, "test_fraction": 0.2},
+    "arrays": {"path": "arrays", "shape": [1, 28, 28], "test_fraction": 0.2},
 }
 TRAINING = {
     "epochs": 4,

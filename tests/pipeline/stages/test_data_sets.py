@@ -17,6 +17,7 @@ from project import EVALUATED, ROOT, STUDIES, TRAINED, copy_project, dvc, edit_p
 
 from flowvae.data.arrays import DESCRIPTIONS, read_metadata
 from flowvae.datasets import decoding
+from flowvae.datasets import write_images as write_arrays
 from flowvae.datasets.decoding import JOURNAL
 from flowvae.datasets.registry import DATASETS
 
@@ -158,6 +159,34 @@ def test_the_split_and_the_files_that_are_passed_over_are_printed(project, run_s
     lines = printed.getvalue().splitlines()
     drawn = "0.1 of all images drawn for test, 0.1 of the rest for validation, by their names (seed 0)"
     assert lines[-2:] == [f"prepare: split: {drawn}", "prepare: 1 file passed over: 1 .txt"]
+
+
+def test_arrays_from_python(project, run_stage, tmp_path):
+    """Written in Python, read by the pipeline, and noticed when they change."""
+    pixels = random_pixels(60, 8, 12)
+    shape = write_arrays(tmp_path / "arrays", train=pixels[:40], test=pixels[40:])
+    arrays = {"path": str(tmp_path / "arrays"), "shape": list(shape)}
+    choose(project, "arrays", "threshold", arrays=arrays)
+    for stage in ("fetch", "prepare"):
+        assert run_stage(project, stage) == (0, [])
+    assert np.array_equal(load(project, "test")[:, 0], pixels[40:] > 127)
+    assert str(tmp_path) not in metadata_of(project).model_dump_json()
+    before = source_of(project)
+    np.save(tmp_path / "arrays/test.npy", pixels[:20])
+    run_stage(project, "fetch")
+    assert json.loads((project / "data/source.json").read_text()) != before
+
+
+def test_arrays_of_another_shape(project, run_stage, complaint, tmp_path):
+    write_arrays(tmp_path / "arrays", random_pixels(60, 8, 12))
+    choose(project, "arrays", "threshold", arrays={"path": str(tmp_path / "arrays"), "shape": [1, 8, 8]})
+    run_stage(project, "fetch")
+    assert complaint(project, "prepare").startswith("data.arrays.shape: [1, 8, 8] does not fit ")
+
+
+def test_no_arrays(project, complaint):
+    choose(project, "arrays", arrays={"path": "nowhere"})
+    assert complaint(project, "fetch").startswith(f"data.arrays.path: {project / 'nowhere'} does not exist; ")
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])
