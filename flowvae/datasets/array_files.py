@@ -68,9 +68,8 @@ def read_arrays(root: Path, data: DataConfig) -> RawDataset:
         InputError: files are missing, damaged or of another type or shape, or their names are unknown.
     """
     path = path_of(data)
-    arrays = open_arrays(path)
-    parts = parts_of(path, arrays)
-    with array_errors(path):
+    with array_errors(path), open_arrays(path) as arrays:
+        parts = parts_of(path, arrays)
         pixels = {split: arrays[name] for split, name in parts.images.items()}
         given_labels = {split: arrays[name] for split, name in parts.labels.items() if split in ("", "test")}
     images = {split: as_images(path, parts.images[split], pixels[split], data.arrays.shape) for split in pixels}
@@ -106,20 +105,24 @@ def array_paths(path: Path) -> list[Path]:
     return files
 
 
-def open_arrays(path: Path) -> Mapping[str, np.ndarray]:
-    """Arrays by name. Those in an .npz file are read when they are asked for.
+@contextmanager
+def open_arrays(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
+    """Arrays by name. Those in an .npz file are read when they are asked for, within this context.
 
     Raises:
-        InputError: a file is missing or damaged.
+        InputError: there are no files.
+        OSError, ValueError, EOFError, BadZipFile: a file is damaged.
     """
-    arrays: dict[str, np.ndarray] = {}
-    for file in array_paths(path):
-        with array_errors(file):
-            content = np.load(file, mmap_mode="r", allow_pickle=False)
-        if not isinstance(content, np.ndarray):
-            return content
-        arrays["images" if file == path else file.stem] = content
-    return arrays
+    files = array_paths(path)
+    if path.suffix == ".npz" and path.is_file():
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            if not isinstance(arrays, np.lib.npyio.NpzFile):
+                raise ValueError("it is one array, as in .npy files")
+            yield arrays
+    else:
+        yield {
+            "images" if file == path else file.stem: np.load(file, mmap_mode="r", allow_pickle=False) for file in files
+        }
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from flowvae.config import Config, ImageShape, NonNegativeInt, PositiveInt, Prop
 
 Binarization = Literal["static", "larochelle", "dynamic", "threshold", "none"]
 OpenFraction = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 ImageSize = Annotated[tuple[PositiveInt, PositiveInt], Field(strict=False)]
 
 
@@ -69,6 +70,26 @@ class ArraysConfig(Config):
     test_fraction: OpenFraction
 
 
+class ShardsConfig(Config):
+    """Settings of shards, WebDataset or Parquet, which are read by Ray.
+
+    Attributes:
+        uri: of the folder with the shards: a path, or s3://BUCKET/FOLDER, as in FLOWVAE_STORAGE.
+        image: names under which an image may be: columns of Parquet, endings of files in WebDataset.
+        label: the same for its label.
+        size: (height, width) to which images are cropped and resized.
+        color: three channels, or one of grey.
+        test_fraction: of the images, drawn for testing if the shards are not split by their names.
+    """
+
+    uri: Annotated[str, Field(min_length=1)]
+    image: Names
+    label: Names
+    size: ImageSize
+    color: bool
+    test_fraction: OpenFraction
+
+
 class DataConfig(Config):
     """Settings of the data.
 
@@ -79,7 +100,7 @@ class DataConfig(Config):
         valid_fraction: of the training images, drawn for validation if the data set has no validation images.
         max_corrupt: the largest fraction of images that may be skipped because they cannot be read.
         fallback: whether a small data set may be used if the selected one is unavailable.
-        emnist, svhn, celeba, imagenet, folder, arrays: settings of these data sets.
+        emnist, svhn, celeba, imagenet, folder, arrays, shards: settings of these data sets.
     """
 
     name: Literal[
@@ -97,6 +118,7 @@ class DataConfig(Config):
         "imagenet",
         "folder",
         "arrays",
+        "shards",
     ]  # the keys of DATASETS
     binarization: Binarization
     seed: NonNegativeInt
@@ -109,3 +131,4 @@ class DataConfig(Config):
     imagenet: ImageNetConfig
     folder: FolderConfig
     arrays: ArraysConfig
+    shards: ShardsConfig

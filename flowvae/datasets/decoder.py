@@ -81,10 +81,21 @@ def decode(source: str | BytesIO, options: DecodeOptions) -> bytes:
     Raises:
         OSError, ValueError, SyntaxError: Pillow cannot read the file.
     """
-    size, crop = tuple(options["size"]), options["crop"]
     with Image.open(source) as opened:
-        image = ImageOps.exif_transpose(opened)
-        image = to_8_bits(image, "RGB" if options["color"] else "L")
+        return fitted(ImageOps.exif_transpose(opened), options)
+
+
+def fitted(image: Image.Image, options: DecodeOptions) -> bytes:
+    """Convert, crop and resize an image as `decode` does.
+
+    Returns:
+        The bytes of a uint8 array, shape (C, H, W).
+
+    Raises:
+        OSError, ValueError, SyntaxError: the image is damaged, too small, or of an unknown kind.
+    """
+    size, crop = tuple(options["size"]), options["crop"]
+    image = to_8_bits(image, "RGB" if options["color"] else "L")
     if crop and crop > min(image.size):
         raise ValueError(f"{image.width} x {image.height} pixels, too few for a crop of {crop} x {crop}")
     height, width = (crop, crop) if crop else largest_crop(image.height, image.width, *size)

@@ -32,6 +32,7 @@ class DatasetEntry:
         source: where users find the files, for a message.
         fingerprint: settings -> hash of files that may change between runs; None for files that do not.
         fallback: name of the entry of SOURCES to use if this set is unavailable and the settings allow it.
+        is_gathered: whether Ray gathers the images in a folder first; `read` then gets that folder as its root.
         lacks: data root -> which files it lacks, where any of several files would do.
     """
 
@@ -46,6 +47,7 @@ class DatasetEntry:
     source: str | None = None
     fingerprint: Callable[[DataConfig], str | None] = no_fingerprint
     fallback: str | None = None
+    is_gathered: bool = False
     lacks: Callable[[Path], Sequence[str]] | None = None
 
     def missing(self, root: Path, data: DataConfig) -> Sequence[str]:

@@ -16,6 +16,7 @@ from flowvae.datasets.mnist import FALLBACK, LAROCHELLE, MNIST
 from flowvae.datasets.mnist_like import FASHION_MNIST, KMNIST
 from flowvae.datasets.omniglot import OMNIGLOT
 from flowvae.datasets.omniglot_burda import OMNIGLOT_BURDA
+from flowvae.datasets.shards import SHARDS
 from flowvae.datasets.svhn import SVHN
 
 DATASETS = {
@@ -33,6 +34,7 @@ DATASETS = {
     "imagenet": IMAGENET,
     "folder": FOLDER,
     "arrays": ARRAYS,
+    "shards": SHARDS,
 }
 # All entries that `prepare` may read; `fetch` writes the name of the one that is available.
 SOURCES = DATASETS | {"larochelle": LAROCHELLE, "fallback": FALLBACK}

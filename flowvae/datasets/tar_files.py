@@ -48,10 +48,12 @@ def members(archive: Path) -> Iterator[tarfile.TarInfo]:
     try:
         with tarfile.open(archive, "r:") as tar:
             while member := tar.next():
-                tar.members.clear()  # it would keep all, which needs a gigabyte per million
+                tar.members.clear()  # type: ignore[attr-defined]  # it keeps all: a gigabyte per million
                 hidden = any(part.startswith(".") for part in posixpath.normpath(member.name).split("/"))
                 if member.isreg() and not member.issparse() and not hidden:
                     yield member
+            if archive.stat().st_size < tar.offset + tarfile.BLOCKSIZE:  # it ends with empty blocks
+                raise tarfile.ReadError("cut off")
     except tarfile.TarError as error:
         raise InputError(f"{archive}: not an uncompressed tar archive, or damaged ({error})") from error
     except OSError as error:

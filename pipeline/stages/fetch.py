@@ -54,7 +54,7 @@ def find_source(data: DataConfig) -> dict[str, str | None]:
     name, *_ = sources_of(data)
     entry = SOURCES[name]
     if find_files(entry, data):
-        return {"source": name, "fingerprint": entry.fingerprint(data)}
+        return found_now(name, entry, data)
     if prepared := prepared_from(name):
         return prepared
     if name != data.name:
@@ -67,6 +67,21 @@ def find_source(data: DataConfig) -> dict[str, str | None]:
         return {"source": downloaded_or_fallback(name, entry, entry.fallback, data), "fingerprint": None}
     obtain(entry, data)
     return {"source": name, "fingerprint": entry.fingerprint(data)}
+
+
+def found_now(name: str, entry: DatasetEntry, data: DataConfig) -> dict[str, str | None]:
+    """A source that is here, or in object storage; arrays that were pulled are kept if that cannot be read.
+
+    Raises:
+        InputError: the files cannot be read.
+    """
+    try:
+        return {"source": name, "fingerprint": entry.fingerprint(data)}
+    except InputError as error:
+        if entry.is_gathered and (prepared := prepared_from(name)):
+            print(f"fetch: {error}; the arrays that were prepared are kept", file=sys.stderr)
+            return prepared
+        raise
 
 
 def downloaded_or_fallback(name: str, entry: DatasetEntry, fallback: str, data: DataConfig) -> str:

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from pathlib import Path
 
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from flowvae.datasets.config import DataConfig
 from flowvae.datasets.decoding import Decoded, decode_dataset, decoding_id
 from flowvae.datasets.raw import RawDataset
 from flowvae.datasets.registry import SOURCES, sources_of
+from flowvae.datasets.shards import gathering_id, skipped_images
 from flowvae.datasets.writing import Preparation, write_arrays
 from flowvae.errors import InputError
 from pipeline import paths
@@ -32,12 +34,14 @@ def run(params: Params) -> None:
     """Write data/prepared."""
     data, found = params.data, read_json(paths.SOURCE)
     source = str(found.get("source"))
+    CORRUPT_LIST.unlink(missing_ok=True)  # of an earlier run
     if source not in sources_of(data):
         raise InputError(
             f"{paths.SOURCE}: damaged, expected a source among {', '.join(sources_of(data))}, got {source!r}; "
             "run dvc repro"
         )
-    raw = SOURCES[source].read(obtain(SOURCES[source], data), data)
+    entry = SOURCES[source]
+    raw = entry.read(gathered(data) if entry.is_gathered else obtain(entry, data), data)
     check_counts(raw)
     # Not in data/prepared, which DVC empties before this stage runs: a run that was killed is resumed from here.
     folder = paths.CHECKPOINTS / f"prepare-{decoding_id(raw.files)}"
@@ -63,6 +67,24 @@ def run(params: Params) -> None:
         print(preparation.banner, file=sys.stderr)
 
 
+def gathered(data: DataConfig) -> Path:
+    """Let Ray read and decode shards. A run that was killed starts again, unless it had read all of them.
+
+    Returns:
+        The folder with their images.
+
+    Raises:
+        InputError: shards cannot be read, or more of their images than the limit.
+    """
+    from pipeline.distributed.shards import gather_shards
+
+    folder = paths.CHECKPOINTS / f"prepare-{gathering_id(data)}"
+    gather_shards(data, folder, progress_printer())
+    skipped, total = skipped_images(folder)
+    report_corrupt(skipped, total, data.max_corrupt, too_many=False)
+    return folder
+
+
 def pixels_to_write(raw: RawDataset, data: DataConfig, chunks: Iterable[Tensor], split: int) -> Iterator[Tensor]:
     """Binarize the images of a split, unless they are bits already."""
     return binarize(chunks, "none" if raw.bits else data.binarization, data.seed, split)
@@ -80,14 +102,14 @@ def check_counts(dataset: RawDataset) -> None:
             )
 
 
-def progress_printer() -> Callable[[int, int], None]:
-    """A callback that prints the progress of decoding now and then."""
+def progress_printer() -> Callable[[int, int | None], None]:
+    """A callback that prints the progress of decoding now and then; None for an unknown number of images."""
     last = time.monotonic()
 
-    def on_progress(done: int, total: int) -> None:
+    def on_progress(done: int, total: int | None) -> None:
         nonlocal last
         if time.monotonic() - last > SECONDS_BETWEEN_REPORTS or done == total:
-            print(f"prepare  images {done}/{total}", flush=True)
+            print(f"prepare  images {done}" + ("" if total is None else f"/{total}"), flush=True)
             last = time.monotonic()
 
     return on_progress
@@ -105,14 +127,27 @@ def check_corrupt(raw: RawDataset, decoded: Decoded, limit: float) -> None:
         for split, corrupt in decoded.corrupt.items()
         for i, reason in corrupt.items()
     ]
+    emptied = any(len(corrupt) == len(files[split]) for split, corrupt in decoded.corrupt.items())
+    report_corrupt(lines, sum(map(len, files.values())), limit, too_many=emptied)
+
+
+def report_corrupt(lines: list[str], total: int, limit: float, *, too_many: bool) -> None:
+    """List the images that cannot be read.
+
+    Args:
+        lines: path and reason of each.
+        total: number of all images.
+        limit: the largest fraction that is allowed.
+        too_many: whether they are too many even below the limit.
+
+    Raises:
+        InputError: they are more than the limit.
+    """
     if not lines:
-        CORRUPT_LIST.unlink(missing_ok=True)  # of an earlier run
         return
     lines = [line.encode(errors="backslashreplace").decode() for line in lines]
     write_text(CORRUPT_LIST, "\n".join(lines) + "\n")
-    total = sum(map(len, files.values()))
-    emptied = [split for split, corrupt in decoded.corrupt.items() if len(corrupt) == len(files[split])]
-    if emptied or len(lines) > limit * total:
+    if too_many or len(lines) > limit * total:
         raise InputError(
             f"data.max_corrupt: {len(lines):,} of {total:,} images cannot be read, and the limit is a fraction of "
             f"{limit}; the first is {lines[0]}; {CORRUPT_LIST} lists all; fix or remove them, or raise the limit"

@@ -256,6 +256,33 @@ def imagenet_checksums(root):
     return imagenet, "ARCHIVES", imagenet.ARCHIVES | table
 
 
+def encoded(pixels, format="png"):
+    """The content of an image file with pixels of shape (H, W, C)."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format)
+    return buffer.getvalue()
+
+
+def write_webdataset(path, samples):
+    """Write a shard of WebDataset: for each (key, {ending: content}) one file per ending, side by side."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for key, files in samples:
+            for ending, content in files.items():
+                info = tarfile.TarInfo(f"{key}.{ending}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+
+
+def write_parquet(path, columns):
+    """Write a shard of Parquet, in several groups of rows, as Hugging Face does."""
+    import pyarrow
+    import pyarrow.parquet
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(pyarrow.table(columns), path, row_group_size=10)
+
+
 def web_file_checksum(module, root):
     return module, "FILE", module.FILE._replace(md5=md5(root / module.FILE.path))
 

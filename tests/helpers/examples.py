@@ -107,6 +107,10 @@ DATA = {
     "imagenet": {"size": 32},
     "folder": {"path": "images", "size": [8, 8], "color": True, "test_fraction": 0.2},
     "arrays": {"path": "arrays", "shape": [1, 28, 28], "test_fraction": 0.2},
+    "shards": {
+        **{"uri": "shards", "image": ["image", "jpg", "png"], "label": ["label", "cls"]},
+        **{"size": [8, 8], "color": True, "test_fraction": 0.2},
+    },
 }
 TRAINING = {
     "epochs": 4,

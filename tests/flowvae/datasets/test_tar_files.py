@@ -90,8 +90,10 @@ def test_a_compressed_archive(tmp_path, mode):
     assert "\n" not in str(caught.value)
 
 
-def test_an_archive_that_is_cut_off(archive):
-    os.truncate(archive, 100_000)
+@pytest.mark.parametrize("length", [101_000, 100_352, 100_600, 100_200])
+def test_an_archive_that_is_cut_off(archive, length):
+    """In the middle of a file, after a file, or in a header."""
+    os.truncate(archive, length)
     with pytest.raises(InputError, match="not an uncompressed tar archive, or damaged"):
         tar_images(archive, OPTIONS)
 

@@ -35,6 +35,11 @@ class Server(BaseHTTPRequestHandler):
         pass
 
 
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+
+
 @pytest.fixture
 def address():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Server)

@@ -107,7 +107,7 @@ VALUES = {
     "one step": ("interpolation.num_steps", 1, "2"),
     "empty title": ("report.title", "", "at least 1"),
     "no channels": ("model.encoder.channels", [], "at least 1"),
-    "unknown data set": ("data.name", "lsun", "'folder' or 'arrays'"),
+    "unknown data set": ("data.name", "lsun", "'arrays' or 'shards'"),
     "nothing held out": ("data.valid_fraction", 0.0, "greater than 0"),
     "all may be corrupt": ("data.max_corrupt", 1.0, "less than 1"),
     "unknown EMNIST": ("data.emnist.split", "letter", "'letters'"),
