@@ -143,6 +143,7 @@ def test_a_damaged_shard(project, tmp_path):
 
 GATHER = """
 import re, sys
+from pathlib import Path
 from examples import data_config
 from pipeline.distributed.shards import gather_shards
 

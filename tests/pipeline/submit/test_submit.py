@@ -10,8 +10,10 @@ import sys
 import time
 from contextlib import ExitStack, contextmanager
 
+import numpy as np
 import pyarrow.fs
 import pytest
+from datafiles import encoded, random_pixels, write_webdataset
 from killing import NO_PROXY, PATIENCE, free_port, kill_group, ray_node, wait_for, without
 from project import ROOT, command, commit, dvc, edit_params, environment, stages_run, study_rows
 from tunnel import Tunnel
@@ -411,6 +413,46 @@ def test_what_is_old_is_deleted_from_s3(reproduced, bucket):
     ran = command(reproduced.folder, *prune, "0.00001", **variables)
     assert len(ran.stdout.splitlines()) == 3
     assert command(reproduced.folder, *list_all, **variables).stdout.split() == ["mine/b.txt"]
+
+
+UPLOAD = """
+import sys
+from pathlib import Path
+from pipeline.distributed.storage import Storage
+
+storage = Storage.of(sys.argv[1], "")
+for path in Path(sys.argv[2]).iterdir():
+    storage.write(path.name, path.read_bytes())
+"""
+
+
+def test_images_in_shards_on_s3(bucket, tmp_path):
+    """Listed by `fetch`, and read by the tasks of Ray; all have the credentials of the environment."""
+    endpoint, credentials = bucket
+    uri, variables = f"s3://flowvae/shards?endpoint_override={endpoint}&scheme=http", NO_PROXY | credentials
+    pixels = random_pixels(40, 8, 8, 3)
+    for i, name in enumerate(("train-0", "train-1", "test-0", "test-1")):
+        rows = range(10 * i, 10 * i + 10)
+        write_webdataset(tmp_path / f"shards/{name}.tar", [(f"{j}", {"png": encoded(pixels[j])}) for j in rows])
+    project = tmp_path / "project"
+    project.mkdir()
+    for file in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / file, project)
+    command(project, sys.executable, "-c", UPLOAD, uri, str(tmp_path / "shards"), **variables)
+
+    def edit(params):
+        params["data"].update(name="shards", binarization="none")
+        params["data"]["shards"].update(uri=uri, size=[8, 8])
+        params["model"]["likelihood"] = {"name": "discretized_logistic"}
+
+    edit_params(project, edit)
+    for stage in ("fetch", "prepare"):
+        command(project, sys.executable, "-m", "pipeline", stage, **variables)
+    assert np.array_equal(np.load(project / "data/prepared/test.npy"), pixels[20:].transpose(0, 3, 1, 2))
+    provenance = (project / "data/prepared/provenance.json").read_text()
+    assert endpoint not in provenance and credentials["AWS_SECRET_ACCESS_KEY"] not in provenance
+    ran = command(project, sys.executable, "-m", "pipeline", "prepare", check=False, **NO_PROXY)
+    assert ran.returncode == 1 and "data.shards.uri: " in ran.stderr and "Traceback" not in ran.stderr
 
 
 def test_results_of_a_study_are_copied_back_from_s3(copy, local_rows, bucket, tmp_path):
