@@ -1,12 +1,14 @@
 """Shards through the stages and a real Ray: WebDataset and Parquet, damaged images, memory, changes."""
 
 import json
+import secrets
 import shutil
 import sys
 
 import numpy as np
 import pytest
 from datafiles import encoded, random_pixels, write_parquet, write_webdataset
+from killing import NO_PROXY, free_port, ray_node, wait_for
 from project import ROOT, command, edit_params
 
 from flowvae.data.arrays import read_metadata
@@ -36,9 +38,9 @@ def choose(project, shards, **changes):
     edit_params(project, edit)
 
 
-def run(project, *stages, check=True):
+def run(project, *stages, check=True, **changes):
     for stage in stages:
-        ran = command(project, sys.executable, "-m", "pipeline", stage, check=check, PYTHONPATH=str(ROOT))
+        ran = command(project, sys.executable, "-m", "pipeline", stage, check=check, PYTHONPATH=str(ROOT), **changes)
     return ran
 
 
@@ -139,6 +141,23 @@ def test_a_damaged_shard(project, tmp_path):
     assert ran.returncode == 1 and len(lines) == 1, ran.stderr
     assert lines[0].startswith(f"prepare: data.shards.uri: {tmp_path / 'shards'}: cannot be read (")
     assert not (project / "data/prepared").exists()
+
+
+def test_on_a_cluster(project, tmp_path):
+    """Of two nodes, to which the code of the driver is sent."""
+    names = ("test-0", "test-1", "train-0", "train-1", "train-2", "val")
+    webdataset(tmp_path / "shards", [f"{name}.tar" for name in names])
+    (tmp_path / "token").write_text(secrets.token_hex(16))
+    port = free_port()
+    head = ("--head", f"--port={port}", "--node-ip-address=127.0.0.1", "--include-dashboard=false")
+    agent = f"--dashboard-agent-listen-port={free_port()}"
+    with ray_node(tmp_path / "head", *head) as first:
+        assert wait_for(lambda: "Ray runtime started" in (tmp_path / "head/output.txt").read_text(), first)
+        with ray_node(tmp_path / "other", f"--address=127.0.0.1:{port}", agent) as second:
+            assert wait_for(lambda: "Ray runtime started" in (tmp_path / "other/output.txt").read_text(), second)
+            cluster = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")} | NO_PROXY
+            run(project, "fetch", "prepare", RAY_ADDRESS=f"127.0.0.1:{port}", **cluster)
+    assert np.array_equal(load(project, "test"), IMAGES[:30].transpose(0, 3, 1, 2))
 
 
 GATHER = """
