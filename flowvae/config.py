@@ -60,9 +60,10 @@ def has_levels(latent_shape: Any) -> bool:
     return isinstance(latent_shape, Sequence) and any(isinstance(size, Sequence) for size in latent_shape)
 
 
+TAGS = ("one level", "several levels")  # pydantic has them in the locations of errors
 LatentShape = Annotated[
-    Annotated[OneLevel, Tag("level")] | Annotated[Levels, Tag("levels")],
-    Discriminator(lambda shape: "levels" if has_levels(shape) else "level"),
+    Annotated[OneLevel, Tag(TAGS[0])] | Annotated[Levels, Tag(TAGS[1])],
+    Discriminator(lambda shape: TAGS[has_levels(shape)]),
 ]
 
 
@@ -83,7 +84,7 @@ class OneLineErrors(ModelMetaclass):
 
 def problem_line(problem: Mapping[str, Any]) -> str:
     """One of pydantic's errors as 'name: what is wrong'."""
-    name, kind = ".".join(map(str, problem["loc"])), problem["type"]
+    name, kind = ".".join(str(part) for part in problem["loc"] if part not in TAGS), problem["type"]
     if kind in ("missing", "extra_forbidden"):
         return f"{name}: {'missing' if kind == 'missing' else 'unknown'}"
     expected = "expected settings or a mapping" if kind == "model_attributes_type" else expectation(problem)

@@ -96,7 +96,7 @@ def draw_splits(images: RawFiles, depth: int, data: DataConfig) -> FolderSplit:
     return FolderSplit(pick(images, splits), description, depth)
 
 
-def drawn(names: Sequence[str], seed: int, purpose: str, fraction: float) -> np.ndarray:
+def drawn(names: Iterable[str], seed: int, purpose: str, fraction: float) -> np.ndarray:
     """Positions of the images that are drawn: by their own names alone, unless these would be fewer than LEAST."""
     units = np.array([unit(seed, purpose, name) for name in names])
     chosen = units < fraction
