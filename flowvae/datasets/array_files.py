@@ -19,7 +19,7 @@ from flowvae.data.arrays import SPLITS
 from flowvae.datasets.config import DataConfig
 from flowvae.datasets.decoding import size_and_time
 from flowvae.datasets.entry import DatasetEntry
-from flowvae.datasets.folder_split import split_of, unit
+from flowvae.datasets.folder_split import is_drawn, split_of
 from flowvae.datasets.raw import RawArrays, RawDataset, as_labels
 from flowvae.errors import InputError
 
@@ -208,20 +208,15 @@ def split_rows(counts: Mapping[str, int], data: DataConfig) -> tuple[dict[str, R
     by_position = f", by their positions (seed {data.seed})"
     rows = {split: Rows(split, np.arange(count)) for split, count in counts.items()}
     if "" in rows:
-        test = is_drawn(rows[""].rows, "test", data.arrays.test_fraction, data.seed)
+        test = is_drawn(map(str, rows[""].rows), data.seed, "test", data.arrays.test_fraction)
         rows = {"train": Rows("", np.flatnonzero(~test)), "test": Rows("", np.flatnonzero(test))}
         drawn = f"{data.arrays.test_fraction:.3g} of all images drawn for test, {drawn}"
     if "valid" in rows:
         return rows, "by the names of the arrays"
     source, training = rows["train"]
-    valid = is_drawn(training, "valid", data.valid_fraction, data.seed)
+    valid = is_drawn(map(str, training), data.seed, "valid", data.valid_fraction)
     rows |= {"train": Rows(source, training[~valid]), "valid": Rows(source, training[valid])}
     return rows, drawn + by_position if source == "" else f"by the names of the arrays; {drawn}{by_position}"
-
-
-def is_drawn(positions: np.ndarray, purpose: str, fraction: float, seed: int) -> np.ndarray:
-    """Which images are drawn for a purpose, each by its own position."""
-    return np.array([unit(seed, purpose, str(i)) < fraction for i in positions.tolist()], dtype=bool)
 
 
 def arrays_fingerprint(data: DataConfig) -> str:

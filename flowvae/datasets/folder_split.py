@@ -77,7 +77,7 @@ def split_folder(images: RawFiles, data: DataConfig) -> FolderSplit:
     if "valid" not in present:
         train = np.flatnonzero(found == "train")
         names = ["/".join(inner[i]) for i in train]
-        found[train[drawn(names, data.seed, "valid", data.valid_fraction)]] = "valid"
+        found[train[is_drawn(names, data.seed, "valid", data.valid_fraction)]] = "valid"
         description += f"; {data.valid_fraction:.3g} of train drawn for validation, by their names (seed {data.seed})"
     return FolderSplit(pick(images, found), description, depth + 1)
 
@@ -86,9 +86,9 @@ def draw_splits(images: RawFiles, depth: int, data: DataConfig) -> FolderSplit:
     """Draw test images from all images, then validation images from the rest."""
     names = np.array(["/".join(name.split("/")[depth:]) for name in images.names], dtype=object)
     splits = np.full(len(names), "train")
-    splits[drawn(names, data.seed, "test", data.folder.test_fraction)] = "test"
+    splits[is_drawn(names, data.seed, "test", data.folder.test_fraction)] = "test"
     rest = np.flatnonzero(splits == "train")
-    splits[rest[drawn(names[rest], data.seed, "valid", data.valid_fraction)]] = "valid"
+    splits[rest[is_drawn(names[rest], data.seed, "valid", data.valid_fraction)]] = "valid"
     description = (
         f"{data.folder.test_fraction:.3g} of all images drawn for test, {data.valid_fraction:.3g} of the rest for "
         f"validation, by their names (seed {data.seed})"
@@ -96,12 +96,12 @@ def draw_splits(images: RawFiles, depth: int, data: DataConfig) -> FolderSplit:
     return FolderSplit(pick(images, splits), description, depth)
 
 
-def drawn(names: Iterable[str], seed: int, purpose: str, fraction: float) -> np.ndarray:
-    """Positions of the images that are drawn: by their own names alone, unless these would be fewer than LEAST."""
+def is_drawn(names: Iterable[str], seed: int, purpose: str, fraction: float) -> np.ndarray:
+    """Which images are drawn, shape (N,): each by its own name alone, unless these would be fewer than LEAST."""
     units = np.array([unit(seed, purpose, name) for name in names])
-    chosen = units < fraction
-    chosen[np.argsort(units)[:LEAST]] = True
-    return np.flatnonzero(chosen)
+    drawn = units < fraction
+    drawn[np.argsort(units)[:LEAST]] = True
+    return drawn
 
 
 def unit(seed: int, purpose: str, name: str) -> float:

@@ -17,10 +17,9 @@ import PIL
 
 from flowvae.data.arrays import SPLITS
 from flowvae.datasets import decoder, shard_rows
-from flowvae.datasets.array_files import is_drawn
 from flowvae.datasets.config import DataConfig
 from flowvae.datasets.entry import DatasetEntry
-from flowvae.datasets.folder_split import split_of
+from flowvae.datasets.folder_split import is_drawn, split_of
 from flowvae.datasets.raw import RawArrays, RawDataset, as_labels
 from flowvae.errors import InputError
 
@@ -147,13 +146,13 @@ def read_shards(root: Path, data: DataConfig) -> RawDataset:
     by_content = f", by their contents (seed {seed})"
     description = "by the names of the shards"
     if not rows:
-        test = is_drawn(digests, "test", data.shards.test_fraction, seed)
+        test = is_drawn(map(str, digests.tolist()), seed, "test", data.shards.test_fraction)
         rows = {"train": np.flatnonzero(~test), "test": np.flatnonzero(test)}
         description = f"{data.shards.test_fraction:.3g} of all images drawn for test, {drawn}{by_content}"
     elif "valid" not in rows:
         description += f"; {drawn}{by_content}"
     if "valid" not in rows:
-        valid = is_drawn(digests[rows["train"]], "valid", fraction, seed)
+        valid = is_drawn(map(str, digests[rows["train"]].tolist()), seed, "valid", fraction)
         rows |= {"train": rows["train"][~valid], "valid": rows["train"][valid]}
     name = posixpath.basename(data.shards.uri.partition("?")[0].rstrip("/"))
     (skipped, total), (height, width) = skipped_images(root), data.shards.size
