@@ -171,4 +171,4 @@ def test_the_documented_example(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {"training_set": Pairs(), "test_set": Pairs()}
     exec(code_block(section(read(ROOT / "docs/images.md"), "Use your own arrays")), names)
-    assert names["shape"] == (3, 6, 4) and (tmp_path / "arrays/train.npy").is_file()
+    assert names["shape"] == (3, 6, 4) and (tmp_path / "images/train.npy").is_file()

@@ -60,6 +60,18 @@ def test_images_may_be_picked(archive, tmp_path):
     assert np.array_equal(pixels_of(arrays["train"]), expected)
 
 
+def test_finished_chunks_are_not_read_again(archive, tmp_path, monkeypatch):
+    """A run that was killed resumes, as with files of their own."""
+    monkeypatch.setattr("flowvae.datasets.decoding.CHUNK", 50)
+    images, seen = tar_images(archive, OPTIONS)[0], []
+    first, _ = decode_files({"train": images}, tmp_path / "work", 1, no_progress)
+    expected = pixels_of(first["train"])
+    decode_files({"train": images}, tmp_path / "work", 1, lambda done, total: seen.append(done))
+    assert seen == [250, 300]  # only the chunk with the image that cannot be read
+    again, _ = decode_files({"train": images}, tmp_path / "work", 1, no_progress)
+    assert np.array_equal(pixels_of(again["train"]), expected)
+
+
 def test_another_archive_is_noticed(archive):
     images, _ = tar_images(archive, OPTIONS)
     before = decoding_id({"train": images})
