@@ -84,6 +84,11 @@ def test_grey_images_and_bits(tmp_path):
     assert write_images(tmp_path / "b", unusual) == (1, 6, 4)
 
 
+def test_numbers_are_rounded_to_8_bits(tmp_path):
+    write_images(tmp_path / "a", [np.array([[0.4, 0.6, 254.7]]) / 255])
+    assert np.load(tmp_path / "a/images.npy").tolist() == [[[[0, 1, 255]]]]
+
+
 def test_without_test_images_prepare_draws_them(tmp_path):
     shape = write_images(tmp_path / "a", Pairs())
     assert {path.name for path in (tmp_path / "a").iterdir()} == {"images.npy", "labels.npy"}

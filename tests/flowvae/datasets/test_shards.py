@@ -116,6 +116,13 @@ def test_rows_become_arrays(tmp_path, row):
     assert 0 <= decoded["digest"] < 2**63
 
 
+def test_the_digest_follows_the_image_alone(tmp_path):
+    config = config_of(tmp_path).shards
+    first, again = (decode_row({"png": PNG, "cls": b"1", "path": path}, config) for path in ("a.tar", "b.tar"))
+    other = decode_row({"png": encoded(255 - PIXELS)} | ROW, config)
+    assert first["digest"] == again["digest"] != other["digest"]
+
+
 def test_rows_are_cut_and_resized(tmp_path):
     grey = config_of(tmp_path, size=[4, 2], color=False).shards
     for row in (IMAGE_ROWS["bytes"], IMAGE_ROWS["raw"], {"image": PIXELS[..., :1].tobytes(), "shape": (8, 8, 1)}):

@@ -153,6 +153,11 @@ def test_omniglot_in_the_split_of_burda_stands_upright(read):
     assert round(24345 * omniglot_burda.VALID_FRACTION) == 1345
 
 
+def test_grey_values_are_rounded_to_8_bits(tmp_path):
+    pixels = omniglot_burda.grey_images(np.full((784, 1), 0.6 / 255), tmp_path)
+    assert pixels.dtype == np.uint8 and (pixels == 1).all()
+
+
 def test_grey_values_out_of_range_are_refused(tmp_path):
     with pytest.raises(InputError, match="expected grey values from 0 to 1, got 0 to 255"):
         omniglot_burda.grey_images(np.array([[0.0, 255.0]]), tmp_path)
