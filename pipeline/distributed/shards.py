@@ -2,6 +2,7 @@
 
 import functools
 import json
+import logging
 import os
 from array import array
 from collections.abc import Callable, Iterator, Mapping
@@ -96,6 +97,7 @@ def decoded_rows(shards: Shards, config: ShardsConfig) -> Iterator[DecodedRow]:
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     rows = open_shards(shards, config).map(functools.partial(decode_on_worker, config=config))
     for batch in rows.iter_batches(batch_size=BATCH, batch_format="pyarrow"):
         yield from batch.to_pylist()
