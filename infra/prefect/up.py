@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 
 from pipeline.workflow.leash import terminate_tree
-from pipeline.workflow.settings import PATIENCE, guarded, kept_login
+from pipeline.workflow.settings import SERVER_SETTINGS, guarded, kept_login
 
 HERE = Path(__file__).parent
 LOGS = Path("logs/prefect")
@@ -120,9 +120,8 @@ def settings(port: str) -> dict[str, str]:
     folder, address = Path.cwd(), f"http://{HOST}:{port}"
     defaults = {
         "PREFECT_HOME": str(folder / ".prefect"),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
-        **PATIENCE,
+        **SERVER_SETTINGS,
     }
     fixed = {
         "PREFECT_API_URL": f"{address}/api",

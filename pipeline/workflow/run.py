@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 
-from pipeline.workflow.settings import PATIENCE
+from pipeline.workflow.settings import SERVER_SETTINGS
 
 SECONDS_TO_END = 7  # more than children.py and Prefect need to end stages and the temporary server
 
@@ -39,7 +39,7 @@ def end_when_released() -> None:
 
 def run(**options: object) -> int:
     """Run `reproduce` with these arguments."""
-    os.environ.update(PATIENCE | os.environ)
+    os.environ.update(SERVER_SETTINGS | os.environ)
     if problem := server_problem():
         print(f"workflow: {problem}", file=sys.stderr)
         return 1

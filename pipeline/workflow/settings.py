@@ -8,8 +8,10 @@ from pipeline.listing import working_in
 
 PROJECT = Path(__file__).parents[2]
 
-# SQLite is slow, and a temporary server starts slowly, while trainings use all cores.
-PATIENCE = {
+# SQLite is slow, and a temporary server starts slowly, while trainings use all cores. Without a network, a server that
+# sends usage statistics prints errors.
+SERVER_SETTINGS = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
     "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",

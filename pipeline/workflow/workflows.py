@@ -135,6 +135,10 @@ def collecting_problems() -> Iterator[list[str]]:
     except OSError as error:  # a full disk, a folder without permission
         reason = error.strerror or " ".join(str(error).split())
         problems.append(f"{error.filename or 'writing'}: {reason}; free space or fix it, and run again")
+    except Exception:  # what DVC raises for values in params.yaml that its matrices do not expect, such as `seeds: 0`
+        if not (found := params_problems()):
+            raise
+        problems += found
     finally:
         problems[:] = map(redact, problems)
 

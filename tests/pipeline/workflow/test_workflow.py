@@ -140,6 +140,22 @@ def test_mistakes_are_one_line(project, prefect_home, arguments, message):
     assert (project / "params.yaml").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("seeds", 0, "params.yaml: seeds: expected a list, got 0"),
+        ("seeds", None, "params.yaml: seeds: expected a list, got null (nothing after the colon?)"),
+        ("studies", None, "params.yaml: studies: expected a mapping (key: value), got null (nothing after the colon?)"),
+    ],
+)
+def test_values_that_dvc_cannot_use_are_named(copy, prefect_home, key, value, message):
+    """DVC's own message for them is: 'Value' object is not iterable."""
+    edit_params(copy, lambda params: params.update({key: value}))
+    ran = workflow(copy, prefect_home)
+    assert ran.returncode == 1
+    assert f"workflow: {message}" in ran.stderr.splitlines() and "Traceback" not in ran.stdout + ran.stderr
+
+
 @pytest.mark.slow
 def test_schedules_fire(orchestra):
     """A cron schedule and an interval: both runs complete, and the drift check finds no drift."""
