@@ -1,5 +1,6 @@
 """Outputs of runs and studies that params.yaml does not declare: they are set aside, and come back if it does again."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,26 +30,21 @@ def set_aside(params: Params) -> list[str]:
     Returns:
         A line for each of the two, if there is something to say.
     """
-    declared: set[Path] = set()
-    places: dict[Path, tuple[str, ...]] = {}
     runs = [run_name(variant, seed) for variant in params.variants for seed in params.seeds]
-    for folders, names in ((OF_RUNS, runs), (OF_STUDIES, list(params.studies))):
-        places.update(folders)
-        declared |= {
-            folder / f"{name}{ending}" for folder, endings in folders.items() for name in names for ending in endings
-        }
-    back = [path for path in sorted(declared) if not path.exists() and (paths.UNUSED / path).exists()]
-    for path in back:
-        move(paths.UNUSED / path, path)
-    others = [
-        path for folder, endings in places.items() for path in outputs_in(folder, endings) if path not in declared
+    places = [(*place, runs) for place in OF_RUNS.items()] + [
+        (*place, list(params.studies)) for place in OF_STUDIES.items()
     ]
-    for path in others:
-        move(path, paths.UNUSED / path)
-    lines = {f"set aside in {paths.UNUSED}/, because params.yaml does not declare them": others, "brought back": back}
-    return [
-        f"{text}: {', '.join(dict.fromkeys(path.stem for path in moved))}" for text, moved in lines.items() if moved
-    ]
+    others, back = [], []
+    for folder, endings, names in places:
+        declared = [f"{name}{ending}" for name in names for ending in endings]
+        for name in declared:
+            if not (folder / name).exists() and (paths.UNUSED / folder / name).exists():
+                back.append(move(paths.UNUSED / folder / name, folder / name))
+        for path in list(outputs_in(folder, endings)):
+            if path.name not in declared:
+                others.append(move(path, paths.UNUSED / path))
+    texts = {f"set aside in {paths.UNUSED}/, because params.yaml does not declare them": others, "brought back": back}
+    return [f"{text}: {', '.join(dict.fromkeys(moved))}" for text, moved in texts.items() if moved]
 
 
 def outputs_in(folder: Path, endings: tuple[str, ...]) -> Iterator[Path]:
@@ -59,8 +55,9 @@ def outputs_in(folder: Path, endings: tuple[str, ...]) -> Iterator[Path]:
             yield path
 
 
-def move(source: Path, target: Path) -> None:
-    """Move a file or a folder, in place of what is there."""
+def move(source: Path, target: Path) -> str:
+    """Move a file or a folder, in place of what is there. Returns: the name of the run or the study."""
     remove(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    source.rename(target)
+    shutil.move(source, target)  # the folders may be links to other disks
+    return target.stem
