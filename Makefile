@@ -24,7 +24,8 @@ test: $(VENV)/installed-test lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-all: $(VENV)/installed-test-all lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+	$(BIN)/python -m pytest -m slow  # one at a time: they start clusters and servers, which time out on a busy machine
 
 lint: $(VENV)/installed-test
 	@$(BIN)/ruff check --quiet .

@@ -3,6 +3,7 @@
 What one edit makes stale is tested in test_staleness.py, case by case and without running anything.
 """
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -169,8 +170,9 @@ def test_a_copy_without_git_computes_the_same_bytes(reproduced, tmp_path):
 def test_another_seed_trains_only_new_runs(copy):
     edit_params(copy, lambda params: params.update(seeds=[0, 1]))
     assert stages_run(dvc(copy, "repro")) == SECOND_SEED | {"interpolate", "report"}
-    lines = (copy / "reports/results.csv").read_text().splitlines()[1:]
-    assert [line.split(",")[:4:3] for line in lines] == [[variant, seed] for variant in VARIANTS for seed in "01"]
+    with (copy / "reports/results.csv").open() as file:
+        rows = [(row["variant"], row["seed"]) for row in csv.DictReader(file)]
+    assert rows == [(variant, seed) for variant in VARIANTS for seed in "01"]
     assert "(sd " in (copy / "reports/results.md").read_text()
 
 
