@@ -287,16 +287,26 @@ def test_published_results_are_complete():
     assert nll_cell({"nll_nats": "", "importance_samples": ""}) == "–"
 
 
-def test_table_refuses_two_protocols(files, monkeypatch):
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        (("training", "batch_size"), r"training\.batch_size differs from metrics/protocol/"),
+        (("data", "test", "binarization"), r"data\.test: other images than those in data/prepared"),
+    ],
+)
+def test_table_refuses_two_protocols(files, monkeypatch, keys, says):
     monkeypatch.chdir(files)
-    params = load_params(files / "params.yaml")
-    assert [run.variant for run in read_runs(params)] == list(params.variants)
+    params, metadata = load_params(files / "params.yaml"), read_metadata(files / "data/prepared")
+    assert [run.variant for run in read_runs(params, metadata)] == list(params.variants)
     path = files / "metrics/protocol/real-nvp-2-0.json"
     protocol = json.loads(path.read_text())
-    protocol["data"]["binarization"] = "dynamic"
+    part = protocol
+    for key in keys[:-1]:
+        part = part[key]
+    part[keys[-1]] = "other"
     path.write_text(json.dumps(protocol))
-    with pytest.raises(InputError, match=r"^metrics/protocol/real-nvp-2-0\.json: data\.binarization differs from metr"):
-        read_runs(params)
+    with pytest.raises(InputError, match=rf"^metrics/protocol/real-nvp-2-0\.json: {says}"):
+        read_runs(params, metadata)
 
 
 def test_params_that_no_longer_fit_the_runs_are_refused(files, monkeypatch):
@@ -304,7 +314,7 @@ def test_params_that_no_longer_fit_the_runs_are_refused(files, monkeypatch):
     monkeypatch.chdir(files)
     edit_params(files, lambda params: params["variants"]["planar-4"]["posterior"].update(num_transforms=9))
     with pytest.raises(InputError, match="planar-4"):
-        read_runs(load_params(files / "params.yaml"))
+        read_runs(load_params(files / "params.yaml"), read_metadata(files / "data/prepared"))
 
 
 def test_run_is_frozen():
