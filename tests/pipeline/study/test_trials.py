@@ -297,7 +297,7 @@ LISTED = "expected num_transforms to be a list of integers, with each depth once
         ),
         (
             {"families": {"Planar 4": planar()}},
-            "families.Planar 4: expected a name of lowercase letters",
+            "families.Planar 4: expected a name of at most 64 lowercase letters",
         ),
     ],
 )
@@ -315,7 +315,7 @@ def test_mistakes_of_the_schema_are_one_line(edited, edit, message):
         (None, "studies: expected a mapping (key: value), got null"),
         ([TINY], "studies: expected a mapping"),
         ({"depth": None}, "studies.depth: expected a mapping"),
-        ({"Depth": TINY}, "studies.Depth: expected a name of lowercase letters, digits, - and _"),
+        ({"Depth": TINY}, "studies.Depth: expected a name of at most 64 lowercase letters, digits, - and _"),
         ({"depth/2": TINY}, "studies.depth/2: expected a name"),
     ],
 )
