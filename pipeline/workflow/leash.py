@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 
 import psutil
@@ -36,15 +37,22 @@ def terminate_when_released(process: subprocess.Popen[bytes], released: threadin
 
 
 def terminate_tree(process: subprocess.Popen[bytes]) -> None:
-    """Terminate a process and all its descendants, in whatever session they are."""
+    """Terminate a process and all its descendants, in whatever session they are.
+
+    Only `process` waits for itself: if psutil took its exit code, `process.wait` would return 0.
+    """
     with suppress(psutil.NoSuchProcess, ProcessLookupError):
-        root = psutil.Process(process.pid)
-        members = [root, *root.children(recursive=True)]
+        descendants = psutil.Process(process.pid).children(recursive=True)
         os.killpg(process.pid, signal.SIGTERM)
-        _, alive = psutil.wait_procs(members, SECONDS_TO_END)
-        for member in alive:
+        end = time.monotonic() + SECONDS_TO_END
+        _, alive = psutil.wait_procs(descendants, SECONDS_TO_END)
+        for descendant in alive:
             with suppress(psutil.NoSuchProcess):
-                member.kill()
+                descendant.kill()
+        try:
+            process.wait(max(0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 if __name__ == "__main__":

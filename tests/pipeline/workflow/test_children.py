@@ -55,6 +55,15 @@ def test_a_leash_returns_the_exit_code_of_the_command():
         assert process.wait(30) == 7
 
 
+def test_a_command_that_a_leash_has_terminated_never_counts_as_a_success():
+    """Two waited for it, and where the other took its exit code, the leash returned 0: in one case of six."""
+    for _ in range(12):
+        with subprocess.Popen([sys.executable, str(LEASH), "sleep", "600"], stdin=subprocess.PIPE) as process:
+            time.sleep(0.3)
+            process.stdin.close()
+            assert process.wait(30) != 0
+
+
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
     """A DVC project with a stage that succeeds and one that fails."""
