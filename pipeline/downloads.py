@@ -139,6 +139,7 @@ def answers(address: str) -> bool:
         with urllib.request.urlopen(request, timeout=PROBE_SECONDS) as response:
             return response.status < 500
     except HTTPError as error:  # a server that refuses HEAD may still serve the file
+        error.close()  # it holds a socket
         return error.code < 500
     except (OSError, HTTPException):
         return False

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
+from urllib.error import HTTPError
 
 from flowvae.errors import InputError
 from flowvae.files import pieces, write_atomically
@@ -59,6 +60,8 @@ def pieces_from(address: str) -> Iterator[bytes]:
             while piece := response.read(PIECE):
                 yield piece
     except (OSError, HTTPException) as error:
+        if isinstance(error, HTTPError):
+            error.close()  # it holds a socket
         raise InputError(f"{address}: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
