@@ -149,6 +149,15 @@ def real_nvp(**changes: Any) -> dict[str, Any]:
     return with_posterior(**REAL_NVP | changes)
 
 
+def settings_only(parent: Path) -> Path:
+    """A new project with only params.yaml and dvc.yaml."""
+    folder = parent / "project"
+    folder.mkdir()
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
 def copy_project(project: Path, *, git: bool) -> Path:
     """Copy the project's code into a new folder, with the tiny experiment."""
     for part in PARTS:

@@ -2,14 +2,13 @@
 
 import json
 import secrets
-import shutil
 import sys
 
 import numpy as np
 import pytest
 from datafiles import encoded, random_pixels, write_parquet, write_webdataset
 from killing import NO_PROXY, free_port, ray_node, wait_for
-from project import ROOT, command, edit_params
+from project import ROOT, command, edit_params, settings_only
 
 from flowvae.data.arrays import read_metadata
 
@@ -21,10 +20,7 @@ SHARDS = np.split(np.arange(90), 6)  # 15 images each
 @pytest.fixture
 def project(tmp_path):
     """A folder with only params.yaml and dvc.yaml, whose images are in shards."""
-    folder = tmp_path / "project"
-    folder.mkdir()
-    for name in ("params.yaml", "dvc.yaml"):
-        shutil.copy(ROOT / name, folder)
+    folder = settings_only(tmp_path)
     choose(folder, {"uri": str(tmp_path / "shards"), "size": [8, 8]})
     return folder
 

@@ -13,7 +13,17 @@ import pytest
 from datafiles import WRITERS, put_on_disk, random_pixels
 from killing import a_moment, start_stage, wait_for
 from PIL import Image
-from project import EVALUATED, ROOT, STUDIES, TRAINED, copy_project, dvc, edit_params, stages_run
+from project import (
+    EVALUATED,
+    ROOT,
+    STUDIES,
+    TRAINED,
+    copy_project,
+    dvc,
+    edit_params,
+    settings_only,
+    stages_run,
+)
 
 from flowvae.data.arrays import DESCRIPTIONS, read_metadata
 from flowvae.datasets import decoding
@@ -42,11 +52,7 @@ def choose(project, name, binarization="none", **sections):
 @pytest.fixture
 def project(tmp_path):
     """A folder with only params.yaml and dvc.yaml."""
-    folder = tmp_path / "project"
-    folder.mkdir()
-    for name in ("params.yaml", "dvc.yaml"):
-        shutil.copy(ROOT / name, folder)
-    return folder
+    return settings_only(tmp_path)
 
 
 def write_images(folder, count, size=(12, 12), start=0):
