@@ -18,19 +18,20 @@ from flowvae.config import ImageShape
 from flowvae.data.arrays import SPLITS
 from flowvae.datasets.config import DataConfig
 from flowvae.datasets.decoding import size_and_time
+from flowvae.datasets.drawing import ALL, draw_missing
 from flowvae.datasets.entry import DatasetEntry
-from flowvae.datasets.folder_split import is_drawn, split_of
+from flowvae.datasets.folder_split import split_of
 from flowvae.datasets.raw import RawArrays, RawDataset, as_labels
 from flowvae.errors import InputError
 
 LABELS = re.compile(r"^y(_|$)|labels?|targets?")  # in names of labels: y_train, test_labels
 KIND = re.compile(r"^[xy]_|_?(labels?|targets?)_?")  # what a name has beside the name of a split
-ALL = {"", "x", "y", "images", "data", "arr_0"}  # what remains of names of arrays that are not split
+NOT_SPLIT = {"", "x", "y", "images", "data", "arr_0"}  # what remains of names of arrays that are not split
 EXPECTED = "train and test (and optionally valid), or images"
 
 
 class Parts(NamedTuple):
-    """Names of arrays, by their splits; '' is the split of arrays that are not split."""
+    """Names of arrays, by their splits."""
 
     images: dict[str, str]
     labels: dict[str, str]
@@ -71,7 +72,7 @@ def read_arrays(root: Path, data: DataConfig) -> RawDataset:
     with array_errors(path), open_arrays(path) as arrays:
         parts = parts_of(path, arrays)
         pixels = {split: arrays[name] for split, name in parts.images.items()}
-        given_labels = {split: arrays[name] for split, name in parts.labels.items() if split in ("", "test")}
+        given_labels = {split: arrays[name] for split, name in parts.labels.items() if split in (ALL, "test")}
     images = {split: as_images(path, parts.images[split], pixels[split], data.arrays.shape) for split in pixels}
     splits, description = split_rows({split: len(array) for split, array in images.items()}, data)
     source, test_rows = splits["test"]
@@ -148,7 +149,7 @@ def parts_of(path: Path, names: Mapping[str, np.ndarray]) -> Parts:
     parts = Parts({}, {}, [])
     for name in names:
         rest = KIND.sub("", name.lower())
-        split = split_of(rest) or ("" if rest in ALL else None)
+        split = split_of(rest) or (ALL if rest in NOT_SPLIT else None)
         kind = parts.labels if LABELS.search(name.lower()) else parts.images
         if split is None:
             parts.passed_over.append(name)
@@ -157,7 +158,7 @@ def parts_of(path: Path, names: Mapping[str, np.ndarray]) -> Parts:
         else:
             kind[split] = name
     found = set(parts.images)
-    if found != {""} and not {"train", "test"} <= found <= set(SPLITS):
+    if found != {ALL} and not {"train", "test"} <= found <= set(SPLITS):
         raise InputError(f"data.arrays.path: {path} has arrays {', '.join(names)}; expected {EXPECTED}")
     return parts
 
@@ -204,19 +205,12 @@ def split_rows(counts: Mapping[str, int], data: DataConfig) -> tuple[dict[str, R
         counts: number of images in each array.
         data: the settings.
     """
-    drawn = f"{data.valid_fraction:.3g} of {'train' if counts.keys() & SPLITS else 'the rest'} drawn for validation"
-    by_position = f", by their positions (seed {data.seed})"
-    rows = {split: Rows(split, np.arange(count)) for split, count in counts.items()}
-    if "" in rows:
-        test = is_drawn(map(str, rows[""].rows), data.seed, "test", data.arrays.test_fraction)
-        rows = {"train": Rows("", np.flatnonzero(~test)), "test": Rows("", np.flatnonzero(test))}
-        drawn = f"{data.arrays.test_fraction:.3g} of all images drawn for test, {drawn}"
-    if "valid" in rows:
-        return rows, "by the names of the arrays"
-    source, training = rows["train"]
-    valid = is_drawn(map(str, training), data.seed, "valid", data.valid_fraction)
-    rows |= {"train": Rows(source, training[~valid]), "valid": Rows(source, training[valid])}
-    return rows, drawn + by_position if source == "" else f"by the names of the arrays; {drawn}{by_position}"
+    given = {split: np.arange(count) for split, count in counts.items()}
+    rows, drawn = draw_missing(given, lambda some: map(str, some), data, data.arrays.test_fraction, by="positions")
+    source = ALL if ALL in counts else "train"  # of what is drawn
+    sources = {split: split if split in counts else source for split in rows}
+    by_names = "" if ALL in counts else "by the names of the arrays"
+    return {split: Rows(sources[split], rows[split]) for split in rows}, "; ".join(filter(None, (by_names, drawn)))
 
 
 def arrays_fingerprint(data: DataConfig) -> str:

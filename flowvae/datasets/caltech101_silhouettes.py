@@ -7,7 +7,7 @@ import numpy as np
 from flowvae.config import MAX_PIXEL
 from flowvae.data.arrays import SPLITS
 from flowvae.datasets.config import DataConfig
-from flowvae.datasets.entry import DatasetEntry, always
+from flowvae.datasets.entry import of_web_file
 from flowvae.datasets.raw import RawArrays, RawDataset, as_labels
 from flowvae.datasets.web_files import WebFile, checked_path
 
@@ -48,12 +48,4 @@ def inverted(rows: np.ndarray) -> np.ndarray:
     return np.where(rows == 0, np.uint8(MAX_PIXEL), np.uint8(0)).reshape(-1, 1, 28, 28).swapaxes(2, 3)
 
 
-CALTECH101_SILHOUETTES = DatasetEntry(
-    title=TITLE,
-    image_shape=always(1, 28, 28),
-    files=lambda data: (FILE.path,),
-    read=read_silhouettes,
-    web_files=lambda data: (FILE,),
-    addresses=(FILE.address,),
-    source=FILE.address,
-)
+CALTECH101_SILHOUETTES = of_web_file(TITLE, FILE, (1, 28, 28), read_silhouettes)

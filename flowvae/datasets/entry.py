@@ -104,3 +104,21 @@ def in_folder(folder: str, *names: str) -> Callable[[DataConfig], Sequence[str]]
 def always(channels: int, height: int, width: int) -> Callable[[DataConfig], ImageShape]:
     """The same image shape for any settings."""
     return lambda data: (channels, height, width)
+
+
+def of_web_file(
+    title: str,
+    file: WebFile,
+    image_shape: ImageShape,
+    read: Callable[[Path, DataConfig], RawDataset],
+) -> DatasetEntry:
+    """The entry of a data set that is a single file with a public address."""
+    return DatasetEntry(
+        title=title,
+        image_shape=always(*image_shape),
+        files=lambda data: (file.path,),
+        read=read,
+        web_files=lambda data: (file,),
+        addresses=(file.address,),
+        source=file.address,
+    )

@@ -1,6 +1,5 @@
 """How the images of a folder are split: by folders with the names of splits, else by a hash of each image's name."""
 
-import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
@@ -10,6 +9,7 @@ import numpy as np
 
 from flowvae.data.arrays import SPLITS
 from flowvae.datasets.config import DataConfig
+from flowvae.datasets.drawing import ALL, draw_missing
 from flowvae.datasets.raw import RawFiles
 from flowvae.errors import InputError
 
@@ -24,7 +24,6 @@ SEPARATORS = re.compile(r"[-_. ]+")
 WORDS = re.compile(r"[a-z]+|[A-Z][a-z]*")  # of train2017, trainA, test_new
 # Words that make a name look like that of a split, without being one.
 SIMILAR = NAMES | {"dev": "valid", "eval": "test", "evaluation": "test", "holdout": "test", "heldout": "test"}
-LEAST = 2  # images in a split that is drawn
 SIMILARITY = 0.75  # of misspelled words
 
 
@@ -55,64 +54,44 @@ def split_folder(images: RawFiles, data: DataConfig) -> FolderSplit:
     depth = enclosing_depth(images.names)
     inner = [name.split("/")[depth:] for name in images.names]
     tops = [parts[0] if len(parts) > 1 else "" for parts in inner]
-    found = np.array([split_of(top) or "" for top in tops])
-    present = set(found.tolist())
-    if not present & set(SPLITS):
+    found = np.array([split_of(top) or ALL for top in tops])
+    given = {split: np.flatnonzero(found == split) for split in (ALL, *SPLITS) if split in found}
+    is_split = given.keys() != {ALL}
+    if is_split:
+        check_folders(images, tops, given)
+    else:
         check_names(images, {top for top in tops if top}, {part for parts in inner for part in parts[1:-1]})
-        return draw_splits(images, depth, data)
+
+    def names(rows: np.ndarray) -> list[str]:
+        return ["/".join(inner[i]) for i in rows]
+
+    rows, drawn = draw_missing(given, names, data, data.folder.test_fraction, by="names")
+    by_folders = f"by the folders {', '.join(sorted(set(tops)))}" if is_split else ""
+    return FolderSplit(
+        {split: images.pick(rows[split]) for split in SPLITS},
+        "; ".join(filter(None, (by_folders, drawn))),
+        depth + is_split,
+    )
+
+
+def check_folders(images: RawFiles, tops: Sequence[str], given: Mapping[str, np.ndarray]) -> None:
+    """Check that images which folders split are split completely.
+
+    Raises:
+        InputError: only one of the folders train and test exists, or there are images outside the folders of splits.
+    """
     for split in ("train", "test"):
-        if split not in present:
+        if split not in given:
             folders = ", ".join(sorted({top for top in tops if split_of(top)}))
             raise InputError(
                 f"data.folder.path: {images.folder} has images in {folders}, but none in {split}; "
                 "provide both train and test (and optionally valid), or none of these folders"
             )
-    if "" in present:
-        first = images.names[found.tolist().index("")]
+    if ALL in given:
+        first = images.names[given[ALL][0]]
         raise InputError(
             f"data.folder.path: {images.folder / first} is outside {', '.join(SPLITS)}; move it into one of them"
         )
-    folders = ", ".join(sorted(set(tops)))
-    description = f"by the folders {folders}"
-    if "valid" not in present:
-        train = np.flatnonzero(found == "train")
-        names = ["/".join(inner[i]) for i in train]
-        found[train[is_drawn(names, data.seed, "valid", data.valid_fraction)]] = "valid"
-        description += f"; {data.valid_fraction:.3g} of train drawn for validation, by their names (seed {data.seed})"
-    return FolderSplit(pick(images, found), description, depth + 1)
-
-
-def draw_splits(images: RawFiles, depth: int, data: DataConfig) -> FolderSplit:
-    """Draw test images from all images, then validation images from the rest."""
-    names = np.array(["/".join(name.split("/")[depth:]) for name in images.names], dtype=object)
-    splits = np.full(len(names), "train")
-    splits[is_drawn(names, data.seed, "test", data.folder.test_fraction)] = "test"
-    rest = np.flatnonzero(splits == "train")
-    splits[rest[is_drawn(names[rest], data.seed, "valid", data.valid_fraction)]] = "valid"
-    description = (
-        f"{data.folder.test_fraction:.3g} of all images drawn for test, {data.valid_fraction:.3g} of the rest for "
-        f"validation, by their names (seed {data.seed})"
-    )
-    return FolderSplit(pick(images, splits), description, depth)
-
-
-def is_drawn(names: Iterable[str], seed: int, purpose: str, fraction: float) -> np.ndarray:
-    """Which images are drawn, shape (N,): each by its own name alone, unless these would be fewer than LEAST."""
-    units = np.array([unit(seed, purpose, name) for name in names])
-    drawn = units < fraction
-    drawn[np.argsort(units)[:LEAST]] = True
-    return drawn
-
-
-def unit(seed: int, purpose: str, name: str) -> float:
-    """A number in [0, 1) that follows from the name of an image, uniform over names."""
-    digest = hashlib.sha256(f"{seed}\0{purpose}\0{name}".encode(errors="surrogateescape")).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
-
-
-def pick(images: RawFiles, splits: np.ndarray) -> dict[str, RawFiles]:
-    """The images of each split."""
-    return {split: images.pick(np.flatnonzero(splits == split)) for split in SPLITS}
 
 
 def enclosing_depth(names: Sequence[str]) -> int:

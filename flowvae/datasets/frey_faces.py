@@ -7,7 +7,7 @@ import torch
 
 from flowvae.data.arrays import SPLITS
 from flowvae.datasets.config import DataConfig
-from flowvae.datasets.entry import DatasetEntry, always
+from flowvae.datasets.entry import of_web_file
 from flowvae.datasets.raw import RawArrays, RawDataset, as_labels
 from flowvae.datasets.web_files import WebFile, checked_path
 from flowvae.randomness import generator
@@ -45,12 +45,4 @@ def read_frey_faces(root: Path, data: DataConfig) -> RawDataset:
     )
 
 
-FREY_FACES = DatasetEntry(
-    title=TITLE,
-    image_shape=always(1, 28, 20),
-    files=lambda data: (FILE.path,),
-    read=read_frey_faces,
-    web_files=lambda data: (FILE,),
-    addresses=(FILE.address,),
-    source=FILE.address,
-)
+FREY_FACES = of_web_file(TITLE, FILE, (1, 28, 20), read_frey_faces)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from flowvae.datasets.config import DataConfig
-from flowvae.datasets.entry import DatasetEntry, always
+from flowvae.datasets.entry import of_web_file
 from flowvae.datasets.raw import RawArrays, RawDataset, as_labels, held_out
 from flowvae.datasets.web_files import WebFile, checked_path
 from flowvae.errors import InputError
@@ -58,12 +58,4 @@ def grey_images(columns: np.ndarray, path: Path) -> np.ndarray:
     return np.rint(255 * columns.T).astype(np.uint8).reshape(-1, 1, 28, 28).swapaxes(2, 3)
 
 
-OMNIGLOT_BURDA = DatasetEntry(
-    title=TITLE,
-    image_shape=always(1, 28, 28),
-    files=lambda data: (FILE.path,),
-    read=read_omniglot_burda,
-    web_files=lambda data: (FILE,),
-    addresses=(FILE.address,),
-    source=FILE.address,
-)
+OMNIGLOT_BURDA = of_web_file(TITLE, FILE, (1, 28, 28), read_omniglot_burda)

@@ -1,7 +1,7 @@
 """Images before `prepare` writes them: rows of arrays, or files to be decoded; and a data set of them, split."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +94,8 @@ class RawDataset:
         bits: whether the images are already bits, not grey values or colours.
         banner: warning that readers need before they compare numbers; None for the full data.
         note: what else a user should know; it is not part of the protocol.
+        skipped: path and reason of each image that could not be read and is not among the images, by split; '' is the
+            split of images that were to be drawn.
     """
 
     images: Mapping[str, RawArrays | RawFiles]
@@ -105,6 +107,7 @@ class RawDataset:
     bits: bool = False
     banner: str | None = None
     note: str | None = None
+    skipped: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def files(self) -> dict[str, RawFiles]:

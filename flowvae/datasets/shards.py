@@ -7,7 +7,7 @@ import hashlib
 import json
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qs, urlsplit
@@ -18,8 +18,9 @@ import PIL
 from flowvae.data.arrays import SPLITS
 from flowvae.datasets import decoder, shard_rows
 from flowvae.datasets.config import DataConfig
+from flowvae.datasets.drawing import ALL, draw_missing
 from flowvae.datasets.entry import DatasetEntry
-from flowvae.datasets.folder_split import is_drawn, split_of
+from flowvae.datasets.folder_split import split_of
 from flowvae.datasets.raw import RawArrays, RawDataset, as_labels
 from flowvae.errors import InputError
 
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
 
 FORMATS = {".tar": "webdataset", ".parquet": "parquet"}
 WORDS = re.compile(r"[A-Za-z]+")
-NO_SPLIT = ""
 # The files of a folder of gathered images. The last one is written last.
 IMAGES, LABELS, DIGESTS, SKIPPED, SHARD_SPLITS = "images.npy", "labels.npy", "digests.npy", "skipped.json", "splits.npy"
+CODES = {split: code for code, split in enumerate((ALL, *SPLITS))}  # in SHARD_SPLITS
 
 
 class Shards(NamedTuple):
@@ -40,7 +41,7 @@ class Shards(NamedTuple):
         filesystem: that holds them.
         format: a value of FORMATS.
         files: sorted by their paths.
-        splits: of each file, by its path; NO_SPLIT if the shards are not split.
+        splits: of each file, by its path; ALL if the shards are not split.
     """
 
     filesystem: "FileSystem"
@@ -98,9 +99,9 @@ def splits_of(paths: Sequence[str], root: str, uri: str) -> dict[str, str]:
     for path in paths:
         words = WORDS.findall(posixpath.splitext(posixpath.relpath(path, root))[0])
         named = {split for word in words if (split := split_of(word))}
-        splits[path] = named.pop() if len(named) == 1 else NO_SPLIT
+        splits[path] = named.pop() if len(named) == 1 else ALL
     found = set(splits.values())
-    if found != {NO_SPLIT} and (NO_SPLIT in found or not {"train", "test"} <= found):
+    if found != {ALL} and (ALL in found or not {"train", "test"} <= found):
         names = ", ".join(split or "no split" for split in sorted(found))
         raise InputError(
             f"data.shards.uri: {uri}: the names of the shards mean {names}; expected train and test (and optionally "
@@ -140,42 +141,35 @@ def read_shards(root: Path, data: DataConfig) -> RawDataset:
     images = np.load(root / IMAGES, mmap_mode="r")
     digests, codes = np.load(root / DIGESTS), np.load(root / SHARD_SPLITS)
     labels = np.load(root / LABELS) if (root / LABELS).exists() else np.arange(len(images))
-    rows = {split: np.flatnonzero(codes == i) for i, split in enumerate(SPLITS, start=1) if i in codes}
-    seed, fraction = data.seed, data.valid_fraction
-    drawn = f"{fraction:.3g} of {'train' if rows else 'the rest'} drawn for validation"
-    by_content = f", by their contents (seed {seed})"
-    description = "by the names of the shards"
-    if not rows:
-        test = is_drawn(map(str, digests.tolist()), seed, "test", data.shards.test_fraction)
-        rows = {"train": np.flatnonzero(~test), "test": np.flatnonzero(test)}
-        description = f"{data.shards.test_fraction:.3g} of all images drawn for test, {drawn}{by_content}"
-    elif "valid" not in rows:
-        description += f"; {drawn}{by_content}"
-    if "valid" not in rows:
-        valid = is_drawn(map(str, digests[rows["train"]].tolist()), seed, "valid", fraction)
-        rows |= {"train": rows["train"][~valid], "valid": rows["train"][valid]}
+    given = {split: np.flatnonzero(codes == code) for split, code in CODES.items() if code in codes}
+
+    def keys(some: np.ndarray) -> Iterable[str]:
+        return map(str, digests[some].tolist())
+
+    rows, drawn = draw_missing(given, keys, data, data.shards.test_fraction, by="contents")
+    by_names = "" if ALL in given else "by the names of the shards"
     name = posixpath.basename(data.shards.uri.partition("?")[0].rstrip("/"))
-    (skipped, total), (height, width) = skipped_images(root), data.shards.size
+    height, width = data.shards.size
     return RawDataset(
         images={split: RawArrays.of(images, positions) for split, positions in rows.items()},
         test_labels=as_labels(labels[rows["test"]]),
         dataset=f"shards {name}",
         origin=f"images in the shards {name}",
-        split=description,
+        split="; ".join(filter(None, (by_names, drawn))),
         processing=f"centre cut to {height} : {width}, resized to {height} x {width}, bilinear; "
         f"{'colour' if data.shards.color else 'grey'}",
-        banner=f"CORRUPT IMAGES SKIPPED: {len(skipped):,} of {total:,} images could not be read." if skipped else None,
+        skipped=skipped_images(root),
     )
 
 
-def skipped_images(root: Path) -> tuple[list[str], int]:
-    """Shard and reason of each image that could not be read, and the number of all images.
+def skipped_images(root: Path) -> dict[str, list[str]]:
+    """Shard and reason of each image that could not be read, by the split of its shard.
 
     Args:
         root: folder of gathered images.
     """
-    skipped = json.loads((root / SKIPPED).read_text())
-    return skipped, len(skipped) + len(np.load(root / DIGESTS, mmap_mode="r"))
+    skipped: dict[str, list[str]] = json.loads((root / SKIPPED).read_text())
+    return skipped
 
 
 SHARDS = DatasetEntry(

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 from array import array
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,12 @@ import ray
 import ray.data
 from ray.exceptions import RayError
 
-from flowvae.data.arrays import SPLITS
 from flowvae.datasets.array_writing import write_array
 from flowvae.datasets.config import DataConfig, ShardsConfig
 from flowvae.datasets.decoder import register_plugins
 from flowvae.datasets.registry import image_shape
 from flowvae.datasets.shard_rows import DecodedRow, decode_row
-from flowvae.datasets.shards import DIGESTS, NO_SPLIT, SHARD_SPLITS, SKIPPED, Shards, list_shards
+from flowvae.datasets.shards import CODES, DIGESTS, SHARD_SPLITS, SKIPPED, Shards, list_shards
 from flowvae.errors import InputError
 from flowvae.files import write_atomically
 from pipeline.distributed.cluster import connect, first_sentence
@@ -30,7 +30,6 @@ from pipeline.running.placement import placement_of
 
 BATCH = 256  # decoded images that this process receives at a time
 Progress = Callable[[int, int | None], None]
-CODES = {split: code for code, split in enumerate((NO_SPLIT, *SPLITS))}
 
 
 def gather_shards(data: DataConfig, folder: Path, on_progress: Progress) -> None:
@@ -69,15 +68,16 @@ def cause_of(error: RayError) -> Exception:
 
 def write_gathered(shards: Shards, data: DataConfig, folder: Path, on_progress: Progress) -> None:
     """Write the images, and for each one its digest and the split of its shard; then what was skipped."""
-    digests, codes, skipped = array("Q"), bytearray(), list[str]()
+    digests, codes, skipped = array("Q"), bytearray(), defaultdict[str, list[str]](list)
 
     def items() -> Iterator[tuple[np.ndarray, int | None]]:
         for row in decoded_rows(shards, data.shards):
+            split = shards.splits[row["path"]]
             if row["problem"]:
-                skipped.append(f"{row['path']}: {row['problem']}")
+                skipped[split].append(f"{row['path']}: {row['problem']}")
                 continue
             digests.append(row["digest"])
-            codes.append(CODES[shards.splits[row["path"]]])
+            codes.append(CODES[split])
             label = row["label"]
             yield np.frombuffer(row["pixels"], np.uint8).reshape(image_shape(data)), None if label < 0 else label
             on_progress(len(digests), None)
@@ -85,7 +85,7 @@ def write_gathered(shards: Shards, data: DataConfig, folder: Path, on_progress: 
     try:
         write_array(folder, "images", items())
     except ValueError as error:
-        first = f"; the first that cannot be read is {skipped[0]}" if skipped else ""
+        first = f"; the first that cannot be read is {next(iter(skipped.values()))[0]}" if skipped else ""
         raise InputError(f"data.shards.uri: {data.shards.uri}: {error}{first}") from error
     write_atomically(folder / DIGESTS, lambda file: np.save(file, np.asarray(digests)))
     write_atomically(folder / SKIPPED, json.dumps(skipped).encode())

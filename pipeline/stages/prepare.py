@@ -3,7 +3,7 @@
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from flowvae.datasets.config import DataConfig
 from flowvae.datasets.decoding import Decoded, decode_dataset, decoding_id
 from flowvae.datasets.raw import RawDataset
 from flowvae.datasets.registry import SOURCES, sources_of
-from flowvae.datasets.shards import gathering_id, skipped_images
+from flowvae.datasets.shards import gathering_id
 from flowvae.datasets.writing import Preparation, write_arrays
 from flowvae.errors import InputError
 from pipeline import paths
@@ -26,6 +26,7 @@ from pipeline.running.machine import available_cpus
 
 SECONDS_BETWEEN_REPORTS = 5
 CORRUPT_LIST = paths.LOGS / "prepare" / "corrupt.txt"
+UNKNOWN = "unknown"  # the split of unreadable images that were to be drawn
 MIN_IMAGES = {"train": 2, "valid": 2, "test": 2}
 CORRUPT_SHOWN = 10  # in the terminal; the file lists all
 
@@ -42,18 +43,20 @@ def run(params: Params) -> None:
         )
     entry = SOURCES[source]
     raw = entry.read(gathered(data) if entry.is_gathered else obtain(entry, data), data)
-    check_counts(raw)
     # Not in data/prepared, which DVC empties before this stage runs: a run that was killed is resumed from here.
     folder = paths.CHECKPOINTS / f"prepare-{decoding_id(raw.files)}"
+    check_counts(raw)
     decoded = decode_dataset(raw, folder, available_cpus(), progress_printer())
-    check_corrupt(raw, decoded, data.max_corrupt)
+    corrupt = corrupt_images(raw, decoded)
+    num_images = sum(map(len, (*raw.images.values(), *raw.skipped.values())))
+    check_corrupt(corrupt, num_images, data.max_corrupt)
     check_counts(decoded.dataset)
     preparation = Preparation(
         source=found,
         binarization=data.binarization,
         binarization_seed=data.seed,
-        corrupt={split: len(decoded.corrupt.get(split, ())) for split in SPLITS},
-        banner=" ".join(filter(None, (raw.banner, corrupt_banner(raw, decoded)))) or None,
+        corrupt=dict.fromkeys(SPLITS, 0) | {split or UNKNOWN: len(lines) for split, lines in corrupt.items()},
+        banner=" ".join(filter(None, (raw.banner, corrupt_banner(corrupt, num_images)))) or None,
     )
     metadata = write_arrays(paths.PREPARED, decoded.dataset, partial(pixels_to_write, raw, data), preparation)
     for finished in paths.CHECKPOINTS.glob("prepare-*"):
@@ -74,14 +77,12 @@ def gathered(data: DataConfig) -> Path:
         The folder with their images.
 
     Raises:
-        InputError: shards cannot be read, or more of their images than the limit.
+        InputError: shards cannot be read.
     """
     from pipeline.distributed.shards import gather_shards
 
     folder = paths.CHECKPOINTS / f"prepare-{gathering_id(data)}"
     gather_shards(data, folder, progress_printer())
-    skipped, total = skipped_images(folder)
-    report_corrupt(skipped, total, data.max_corrupt, too_many=False)
     return folder
 
 
@@ -96,6 +97,8 @@ def check_counts(dataset: RawDataset) -> None:
     for split, least in MIN_IMAGES.items():
         if counts[split] < least:
             split_text = ", ".join(f"{count} {name}" for name, count in counts.items())
+            if skipped := sum(map(len, dataset.skipped.values())):
+                split_text += f", {skipped} unreadable"
             raise InputError(
                 f"data: {dataset.dataset}: expected at least {least} images for {split}, got {counts[split]} "
                 f"({split_text}; {dataset.split}); add images, or change the fractions"
@@ -115,39 +118,31 @@ def progress_printer() -> Callable[[int, int | None], None]:
     return on_progress
 
 
-def check_corrupt(raw: RawDataset, decoded: Decoded, limit: float) -> None:
-    """List the images that cannot be read.
-
-    Raises:
-        InputError: they are more than the limit, or all images of a split.
-    """
-    files = raw.files
-    lines = [
-        f"{files[split].folder / files[split].names[i]}: {reason}"
-        for split, corrupt in decoded.corrupt.items()
-        for i, reason in corrupt.items()
-    ]
-    emptied = any(len(corrupt) == len(files[split]) for split, corrupt in decoded.corrupt.items())
-    report_corrupt(lines, sum(map(len, files.values())), limit, too_many=emptied)
+def corrupt_images(raw: RawDataset, decoded: Decoded) -> dict[str, list[str]]:
+    """Path and reason of each image that cannot be read, by split."""
+    files, found = raw.files, {split: list(lines) for split, lines in raw.skipped.items()}
+    for split, corrupt in decoded.corrupt.items():
+        lines = [f"{files[split].folder / files[split].names[i]}: {reason}" for i, reason in corrupt.items()]
+        found[split] = found.get(split, []) + lines
+    return {split: lines for split, lines in found.items() if lines}
 
 
-def report_corrupt(lines: list[str], total: int, limit: float, *, too_many: bool) -> None:
+def check_corrupt(corrupt: Mapping[str, Sequence[str]], total: int, limit: float) -> None:
     """List the images that cannot be read.
 
     Args:
-        lines: path and reason of each.
+        corrupt: path and reason of each, by split.
         total: number of all images.
         limit: the largest fraction that is allowed.
-        too_many: whether they are too many even below the limit.
 
     Raises:
         InputError: they are more than the limit.
     """
+    lines = [line.encode(errors="backslashreplace").decode() for some in corrupt.values() for line in some]
     if not lines:
         return
-    lines = [line.encode(errors="backslashreplace").decode() for line in lines]
     write_text(CORRUPT_LIST, "\n".join(lines) + "\n")
-    if too_many or len(lines) > limit * total:
+    if len(lines) > limit * total:
         raise InputError(
             f"data.max_corrupt: {len(lines):,} of {total:,} images cannot be read, and the limit is a fraction of "
             f"{limit}; the first is {lines[0]}; {CORRUPT_LIST} lists all; fix or remove them, or raise the limit"
@@ -158,11 +153,12 @@ def report_corrupt(lines: list[str], total: int, limit: float, *, too_many: bool
         print(f"prepare: skipped {len(lines) - CORRUPT_SHOWN:,} more, listed in {CORRUPT_LIST}", file=sys.stderr)
 
 
-def corrupt_banner(raw: RawDataset, decoded: Decoded) -> str | None:
+def corrupt_banner(corrupt: Mapping[str, Sequence[str]], total: int) -> str | None:
     """The warning that readers need if images were skipped."""
-    counts = {split: len(corrupt) for split, corrupt in decoded.corrupt.items() if corrupt}
-    if not counts:
+    if not corrupt:
         return None
-    total = sum(map(len, raw.files.values()))
-    splits = ", ".join(f"{count:,} of {split}" for split, count in counts.items())
-    return f"CORRUPT IMAGES SKIPPED: {sum(counts.values()):,} of {total:,} images could not be read ({splits})."
+    splits = ", ".join(f"{len(lines):,} of {split}" for split, lines in corrupt.items() if split)
+    return (
+        f"CORRUPT IMAGES SKIPPED: {sum(map(len, corrupt.values())):,} of {total:,} images could not be read"
+        f"{f' ({splits})' if splits else ''}."
+    )

@@ -149,7 +149,7 @@ def test_what_is_no_label(tmp_path, label):
     assert decode_row({"png": PNG, "cls": label} | ROW, config_of(tmp_path).shards)["label"] == -1
 
 
-def gathered(folder, count=100, splits=None, skipped=()):
+def gathered(folder, count=100, splits=None, skipped=None):
     """A folder as Ray writes it."""
     folder.mkdir()
     images = random_pixels(count, 3, 8, 8)
@@ -157,7 +157,7 @@ def gathered(folder, count=100, splits=None, skipped=()):
     np.save(folder / "labels.npy", np.arange(count))
     np.save(folder / "digests.npy", np.random.default_rng(0).integers(0, 2**63, count, np.uint64))
     np.save(folder / "splits.npy", np.zeros(count, np.uint8) if splits is None else np.array(splits, np.uint8))
-    (folder / "skipped.json").write_text(json.dumps(list(skipped)))
+    (folder / "skipped.json").write_text(json.dumps(skipped or {}))
     return images
 
 
@@ -174,7 +174,7 @@ def test_gathered_images_are_split_by_the_names_of_their_shards(tmp_path):
 
 
 def test_gathered_images_are_split_by_their_contents(tmp_path):
-    images = gathered(tmp_path / "a", skipped=["x.tar: damaged"])
+    images = gathered(tmp_path / "a", skipped={"": ["x.tar: damaged"]})
     dataset = read_shards(tmp_path / "a", config_of(Path("cats")))
     assert sum(map(len, dataset.images.values())) == 100
     order = np.random.default_rng(1).permutation(100)
@@ -185,4 +185,4 @@ def test_gathered_images_are_split_by_their_contents(tmp_path):
     for split in ("train", "valid", "test"):  # each image keeps its split in another order of shards
         one, other = (sorted(map(bytes, pixels_of(found.images[split]))) for found in (dataset, again))
         assert one == other and one
-    assert dataset.banner == "CORRUPT IMAGES SKIPPED: 1 of 101 images could not be read."
+    assert dataset.skipped == {"": ["x.tar: damaged"]}

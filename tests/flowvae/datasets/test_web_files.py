@@ -9,6 +9,7 @@ import pytest
 from examples import data_config
 
 from flowvae.datasets import frey_faces, web_files
+from flowvae.datasets.entry import of_web_file
 from flowvae.datasets.registry import DATASETS
 from flowvae.datasets.web_files import WebFile, download_file
 from flowvae.errors import InputError
@@ -60,12 +61,13 @@ def test_a_file_is_downloaded(address, tmp_path):
     assert (tmp_path / "some/file.mat").read_bytes() == CONTENT
 
 
-def test_a_data_set_is_downloaded_where_it_is_searched(address, tmp_path, monkeypatch):
-    path, data = frey_faces.FILE.path, data_config("frey-faces")
-    monkeypatch.setattr(frey_faces, "FILE", file_at(f"{address}/whole")._replace(path=path))
-    assert not DATASETS["frey-faces"].is_in(tmp_path, data)
-    DATASETS["frey-faces"].download(tmp_path, data)
-    assert DATASETS["frey-faces"].is_in(tmp_path, data)
+def test_a_data_set_is_downloaded_where_it_is_searched(address, tmp_path):
+    data, file = data_config("frey-faces"), file_at(f"{address}/whole")._replace(path=frey_faces.FILE.path)
+    entry = of_web_file(frey_faces.TITLE, file, (1, 28, 20), frey_faces.read_frey_faces)
+    assert not entry.is_in(tmp_path, data)
+    entry.download(tmp_path, data)
+    assert entry.is_in(tmp_path, data)
+    assert entry.files(data) == DATASETS["frey-faces"].files(data)
 
 
 @pytest.mark.parametrize(

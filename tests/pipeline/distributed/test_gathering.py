@@ -126,6 +126,7 @@ def test_damaged_images(project, tmp_path):
     metadata = read_metadata(project / "data/prepared")
     assert sum(metadata.counts.values()) == 87
     assert metadata.provenance.banner == "CORRUPT IMAGES SKIPPED: 3 of 90 images could not be read."
+    assert metadata.provenance.corrupt == {"train": 0, "valid": 0, "test": 0, "unknown": 3}
 
 
 def test_a_damaged_shard(project, tmp_path):

@@ -163,7 +163,7 @@ def test_the_split_and_the_files_that_are_passed_over_are_printed(project, run_s
     with redirect_stdout(StringIO()) as printed:
         assert run_stage(project, "prepare") == (0, [])
     lines = printed.getvalue().splitlines()
-    drawn = "0.1 of all images drawn for test, 0.1 of the rest for validation, by their names (seed 0)"
+    drawn = "0.1 of all images drawn for test, 0.1 of the rest drawn for validation, by their names (seed 0)"
     assert lines[-2:] == [f"prepare: split: {drawn}", "prepare: 1 file passed over: 1 .txt"]
 
 
