@@ -16,6 +16,7 @@ REPORTS = Path("reports")
 STUDIES = REPORTS / "studies"
 FIGURES = REPORTS / "figures"
 TIMINGS = Path("timings")  # not an output of any stage: times differ from run to run
+EPOCH_TIMES = TIMINGS / "epochs"
 UNUSED = Path("unused")  # outputs of runs and studies that params.yaml does not declare
 LOGS = Path("logs")
 CHECKPOINTS = Path("checkpoints")  # of unfinished runs; not an output of any stage

@@ -121,16 +121,14 @@ class HierarchicalVAE(VAE):
     def forward(self, x: Tensor, noise: Tensor) -> LogDensities:
         """Compute what `VAE.forward` does, in one walk down the levels instead of three."""
         posterior, prior = self.posterior_transform(x), HierarchicalPrior(self.decoder, self.prior_flow)
-        rows, latents = noise.flatten(0, -2), []
+        rows, latents, log_posteriors, log_priors = noise.flatten(0, -2), [], [], []
         given = split_levels(rows, self.decoder.latent_shape)
-        log_posterior, log_prior = log_standard_normal(rows), torch.zeros_like(rows[:, 0])
 
         def choose(level: int, *path: Tensor) -> Tensor:
-            nonlocal log_posterior, log_prior
             z, ladj = posterior.step(level, given[level], *path)
-            log_posterior = log_posterior - ladj
+            log_posteriors.append(log_standard_normal(given[level].flatten(1)) - ladj)
             base, ladj = prior.step(level, z, *path)
-            log_prior = log_prior + log_standard_normal(base.flatten(1)) + ladj
+            log_priors.append(log_standard_normal(base.flatten(1)) + ladj)
             latents.append(z.flatten(1))
             return z
 
@@ -139,4 +137,5 @@ class HierarchicalVAE(VAE):
         with full_precision(x.device):
             log_likelihood = self.output_to_likelihood(output.unflatten(0, shape)).log_prob(x)
         z = torch.cat(latents, dim=1).unflatten(0, shape)
-        return LogDensities(log_likelihood, log_prior.unflatten(0, shape), log_posterior.unflatten(0, shape), z)
+        log_prior, log_posterior = (torch.stack(terms).unflatten(1, shape) for terms in (log_priors, log_posteriors))
+        return LogDensities(log_likelihood, log_prior.sum(0), log_posterior.sum(0), z, log_posterior - log_prior)

@@ -11,12 +11,19 @@ Objective = Literal["elbo", "importance_weighted"]
 
 
 class LogDensities(NamedTuple):
-    """log p(x|z), log p(z) and log q(z|x) in nats, shape (*sample_shape, batch), and z (*sample_shape, batch, D)."""
+    """The log densities of a VAE at draws of z, in nats.
+
+    Attributes:
+        log_likelihood, log_prior, log_posterior: log p(x|z), log p(z) and log q(z|x), shape (*sample_shape, batch).
+        z: shape (*sample_shape, batch, D).
+        kl_of_levels: log q - log p of each level of a hierarchy, or of all of z, shape (levels, *sample_shape, batch).
+    """
 
     log_likelihood: Tensor
     log_prior: Tensor
     log_posterior: Tensor
     z: Tensor
+    kl_of_levels: Tensor
 
 
 def elbo(densities: LogDensities, kl_weight: float = 1.0) -> Tensor:
@@ -68,10 +75,10 @@ def objective(
         densities: of a VAE at draws of shape (S, batch); also (batch,) for the ELBO.
         name: the ELBO, or the importance-weighted bound.
         kl_weight: weight of the KL term.
-        free_nats: lower limit of the KL term, as a mean over the batch, below which it has no gradient; only for the
-            ELBO. These are the free bits of Kingma et al. 2016, arXiv:1606.04934, appendix C.8, with all of z as one
-            group, because a flow's KL is not a sum over dimensions. A single draw of the KL term varies by several
-            nats, so a limit on each would take away part of the gradient at any mean.
+        free_nats: lower limit of the KL term of each level, as a mean over the batch, below which it has no gradient;
+            only for the ELBO. These are the free bits of Kingma et al. 2016, arXiv:1606.04934, appendix C.8, with all
+            of a level as one group, because a flow's KL is not a sum over dimensions. A single draw of the KL term
+            varies by several nats, so a limit on each would take away part of the gradient at any mean.
         batch_mean: mean over all images of the batch, of which this may be one worker's share; shape (batch,) -> ().
 
     Returns:
@@ -79,12 +86,13 @@ def objective(
     """
     if name == "importance_weighted":
         return importance_weighted_bound(densities, kl_weight)
-    reconstruction, divergence = densities.log_likelihood, kl(densities)
-    if divergence.dim() > 1:
-        reconstruction, divergence = reconstruction.mean(0), divergence.mean(0)
+    reconstruction, levels = densities.log_likelihood, densities.kl_of_levels
+    if reconstruction.dim() > 1:
+        reconstruction, levels = reconstruction.mean(0), levels.mean(1)
     if free_nats:
-        divergence = torch.where(batch_mean(divergence.detach()) > free_nats, divergence, free_nats)
-    return reconstruction - kl_weight * divergence
+        means = torch.stack([batch_mean(level.detach()) for level in levels])
+        levels = torch.where(means[:, None] > free_nats, levels, free_nats)
+    return reconstruction - kl_weight * levels.sum(0)
 
 
 def loss_terms(densities: LogDensities) -> Tensor:

@@ -18,13 +18,14 @@ class TrainingConfig(Config):
         objective: ELBO or importance-weighted bound.
         num_samples: number of draws of z per image: the ELBO is averaged over them, the bound is computed from them.
         free_nats: lower limit of the mean KL term of a batch, in nats per image; below it the KL term has no gradient.
+            In a hierarchy it is that of each level.
         kl_warmup: schedule of the weight of the KL term.
         learning_rate: the highest.
         final_learning_rate: at the end of the schedule.
         schedule: of the learning rate.
         weight_decay: of AdamW.
         max_grad_norm: gradients with a larger norm are scaled down to it.
-        average_decay: of the exponential moving average of the weights; 0 for no average.
+        average_decay: of the exponential moving average of the weights, once there were many steps; 0 for no average.
         max_halvings: number of times that a run may repeat an epoch with half the learning rate, because its loss
             was not finite.
         precision: of the networks' forward passes.

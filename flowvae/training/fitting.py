@@ -40,7 +40,7 @@ def fit_images(
         settings: fields of `flowvae.TrainingConfig`; `epochs` is required.
 
     Returns:
-        One record per epoch: losses in nats, gradient norms, learning rate.
+        One record per epoch, with losses in nats, gradient norms and the learning rate.
 
     Raises:
         ValueError: images or settings do not fit the model.

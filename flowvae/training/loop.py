@@ -166,6 +166,7 @@ def fit(
                 halvings=state.halvings,
                 mean_grad_norm=sum_grad_norm / steps_per_epoch,
                 max_grad_norm=max_grad_norm,
+                seconds=state.seconds,
             )
             state.end_epoch(record)
             on_epoch(record)

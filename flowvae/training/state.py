@@ -1,8 +1,9 @@
 """Everything that changes during a run, and how it is written to a checkpoint and restored."""
 
 import math
+import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -13,12 +14,16 @@ from flowvae.model.vae import VAE
 from flowvae.training.checkpoint import Checkpoint
 from flowvae.training.workers import Workers
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
 
 @dataclass(frozen=True)
 class EpochRecord:
     """One point of the learning curves; losses in nats per image.
 
-    The norm of the gradient is that of all parameters together, before clipping, over the steps of the epoch.
+    The norm of the gradient is that of all parameters together, before clipping, over the steps of the epoch. `seconds`
+    count from the start of training to the end of the epoch, without interruptions; equal runs differ in them, so
+    comparisons leave them out.
     """
 
     epoch: int
@@ -33,6 +38,7 @@ class EpochRecord:
     halvings: int
     mean_grad_norm: float
     max_grad_norm: float
+    seconds: float = field(compare=False)
 
 
 class TrainingState:
@@ -41,14 +47,15 @@ class TrainingState:
     Args:
         vae: trained in place.
         optimizer: AdamW over its parameters.
-        average_decay: of the exponential moving average of the parameters; 0 for no average.
+        average_decay: of the exponential moving average of the parameters; 0 for no average. After few steps the decay
+            is smaller (`decay_at`), or the parameters at the start would dominate the average for a long time.
         workers: share the work; all of them capture and restore the state together.
     """
 
     def __init__(self, vae: VAE, optimizer: torch.optim.AdamW, average_decay: float, workers: Workers) -> None:
         self.vae, self.optimizer, self.workers = vae, optimizer, workers
-        average = get_ema_multi_avg_fn(average_decay)
-        self.average = AveragedModel(vae, multi_avg_fn=average) if average_decay else None
+        self.average_decay = average_decay
+        self.average = AveragedModel(vae, multi_avg_fn=self._average) if average_decay else None
         # -ELBO, -log p(x|z), KL over this worker's part of the epoch. In float64, sums of float32 values are exact, so
         # they do not depend on how the epoch was split.
         self.sums = torch.zeros(3, device=next(vae.parameters()).device, dtype=torch.float64)
@@ -58,6 +65,15 @@ class TrainingState:
         self.best = math.inf  # validation -ELBO
         self.records: list[EpochRecord] = []
         self.epoch_start: Checkpoint | None = None
+        self.started = time.monotonic()
+
+    def _average(self, averages: Tensors, parameters: Tensors, count: Tensor | int) -> None:
+        get_ema_multi_avg_fn(decay_at(self.step, self.average_decay))(averages, parameters, count)
+
+    @property
+    def seconds(self) -> float:
+        """Since the start of training, without interruptions."""
+        return time.monotonic() - self.started
 
     @property
     def evaluated(self) -> VAE:
@@ -101,9 +117,9 @@ class TrainingState:
     def restart_epoch(self) -> None:
         """Return to the start of the epoch, and halve the learning rate for the rest of the run."""
         assert self.epoch_start, "begin_epoch did not save the start"
-        halvings = self.halvings + 1
+        halvings, started = self.halvings + 1, self.started
         self.restore(self.epoch_start)
-        self.halvings = halvings
+        self.halvings, self.started = halvings, started
 
     def capture(self) -> Checkpoint:
         """The whole state. It refers to the tensors, so serialize or clone it before the next step."""
@@ -112,6 +128,7 @@ class TrainingState:
             "epochs_since_best": self.epochs_since_best,
             "halvings": self.halvings,
             "records": [asdict(record) for record in self.records],
+            "seconds": self.seconds,
         }
         tensors = dict(self._tensors())
         if start := self.epoch_start:
@@ -141,6 +158,7 @@ class TrainingState:
         self.step, self.best = checkpoint.step, scalars["best"]
         self.epochs_since_best, self.halvings = scalars["epochs_since_best"], scalars["halvings"]
         self.records = [EpochRecord(**record) for record in scalars["records"]]
+        self.started = time.monotonic() - scalars["seconds"]
         if start := scalars.get("epoch_start"):
             self.epoch_start = Checkpoint(start["step"], group_of(tensors, "epoch_start"), start["scalars"])
 
@@ -156,6 +174,13 @@ class TrainingState:
         yield "grad_norms", self.grad_norms
         for group, tensors in groups.items():
             yield from ((f"{group}/{name}", tensor.detach()) for name, tensor in tensors.items())
+
+
+def decay_at(step: int, decay: float) -> float:
+    """The decay of a moving average after some steps: it averages over about the last ninth of them, until `decay` is
+    reached (`num_updates` of TensorFlow's ExponentialMovingAverage).
+    """
+    return min(decay, (1 + step) / (10 + step))
 
 
 def group_of(tensors: dict[str, Tensor], group: str) -> dict[str, Tensor]:

@@ -9,6 +9,8 @@ import torch
 from pipeline import paths
 from pipeline.files import write_json
 
+EPOCH_TIMES = ("epoch", "seconds")  # columns of timings/epochs/*.csv
+
 
 def record_timing(
     stage: str, name: str, *, seconds: float, images_per_second: float, device: str, placement: str = "this process"

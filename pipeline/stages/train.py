@@ -17,7 +17,7 @@ from pipeline.fitting import FittedRun, RunSpec, fit_locally, local_checkpoints
 from pipeline.params.schema import Params, run_name
 from pipeline.running.placement import Placement, find_placement
 from pipeline.running.progress import write_diagnostics
-from pipeline.running.timings import record_timing
+from pipeline.running.timings import EPOCH_TIMES, record_timing
 
 
 def run(params: Params, variant: str, seed: int, workers: str | None = None, profile: bool = False) -> None:
@@ -68,8 +68,9 @@ def run(params: Params, variant: str, seed: int, workers: str | None = None, pro
         "data": {split: info.model_dump() for split, info in data.items()},
     }
     write_json(folder / "training.json", protocol)
-    columns = [field.name for field in fields(EpochRecord)]
-    write_csv(paths.CURVES / f"{spec.name}.csv", map(asdict, fitted.records), columns)
+    records, columns = list(map(asdict, fitted.records)), [field.name for field in fields(EpochRecord) if field.compare]
+    write_csv(paths.CURVES / f"{spec.name}.csv", records, columns)  # without the times, which are not reproducible
+    write_csv(paths.EPOCH_TIMES / f"{spec.name}.csv", records, EPOCH_TIMES)
     remove_checkpoints()
     record_timing(
         "train",

@@ -11,7 +11,7 @@ import flowvae
 from flowvae.model.flows import FLOWS
 from flowvae.model.hierarchy import HierarchicalVAE
 from flowvae.model.loading import build_vae, load
-from flowvae.model.objectives import elbo
+from flowvae.model.objectives import elbo, kl, objective
 from flowvae.model.settings import VAEConfig
 
 IMAGE = (3, 8, 16)
@@ -54,6 +54,27 @@ def images(num_images=4):
     return torch.randint(0, 256, (num_images, *IMAGE), generator=draws).double() / 255
 
 
+@pytest.mark.parametrize("num_samples", [(), (3,)])
+def test_free_nats_are_those_of_each_level(num_samples):
+    """A level whose mean KL term is below the limit has no gradient of it, and the others have all of theirs."""
+    vae = model(CONV, CONV | {"context": False})
+    densities = vae(images(), random(0, *num_samples, 4, D))
+    levels = densities.kl_of_levels
+    assert levels.shape == (3, *num_samples, 4)
+    assert_close(levels.sum(0), kl(densities))
+    means = levels.flatten(1).mean(1).sort()
+    limit = means.values[1:].mean().item()  # between the second and the third
+    small, (large,) = means.indices[:2], means.indices[2:].tolist()
+
+    def averaged(values):
+        return values.mean(0) if num_samples else values
+
+    bound = objective(densities, "elbo", 0.5, limit)
+    reconstruction = averaged(densities.log_likelihood)
+    assert_close(bound, reconstruction - 0.5 * (averaged(levels[large]) + len(small) * limit))
+    assert_close(objective(densities, "elbo", 0.5, 0.0), reconstruction - 0.5 * averaged(kl(densities)))
+
+
 @every_pair
 def test_one_walk_is_three(posterior, prior):
     """`forward` computes what posterior, prior and likelihood compute on their own, and the levels add up to D."""
@@ -66,15 +87,15 @@ def test_one_walk_is_three(posterior, prior):
         z, log_posterior = vae.posterior(images()).rsample_and_log_prob(noise)
         return vae.likelihood(z).log_prob(images()), vae.prior.log_prob(z), log_posterior, z
 
-    assert_agrees(densities, separately, [noise, *vae.parameters()])
+    assert_agrees(densities[:4], separately, [noise, *vae.parameters()])
 
 
 @every_pair
 def test_one_image_at_a_time_is_the_same(posterior, prior):
     vae, x, noise = model(posterior, prior), images(), random(0, 4, D)
-    singles = [vae(x[i : i + 1], noise[i : i + 1]) for i in range(4)]
+    singles = [vae(x[i : i + 1], noise[i : i + 1])[:4] for i in range(4)]
     stacked = [torch.cat(column) for column in zip(*singles, strict=True)]
-    assert_agrees(stacked, lambda: vae(x, noise), [noise, *vae.parameters()])
+    assert_agrees(stacked, lambda: vae(x, noise)[:4], [noise, *vae.parameters()])
 
 
 def jacobian_ladj(function, point):
@@ -146,7 +167,7 @@ def test_every_family_that_fits_a_map(family):
 def test_few_images_or_none(batch):
     vae = model(CONV, CONV | {"context": False})
     densities = vae(images(batch[-1]), random(0, *batch, D))
-    assert [term.shape for term in densities] == [batch, batch, batch, (*batch, D)]
+    assert [term.shape for term in densities] == [batch, batch, batch, (*batch, D), (3, *batch)]
 
 
 def test_every_weight_gets_a_gradient():

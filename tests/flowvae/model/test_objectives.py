@@ -156,13 +156,13 @@ def test_densities_are_those_of_the_flow(family):
     z, ladj = vae.posterior_flow(context).call_and_ladj(z0)
     log_prior = Normal(0, torch.ones(2).double()).log_prob(z).sum(-1)
     log_posterior = Normal(loc, scale).log_prob(z0).sum(-1) - ladj
-    assert_agrees((log_prior, log_posterior, z), lambda: vae(x, noise)[1:], [noise, *vae.parameters()])
+    assert_agrees((log_prior, log_posterior, z), lambda: vae(x, noise)[1:4], [noise, *vae.parameters()])
     assert torch.equal(z, z0) == (family == "none")
 
 
 def densities_of(*values):
-    rows = [torch.full((4, 3), value) for value in values]
-    return LogDensities(*rows, z=torch.zeros(4, 3, 2))
+    likelihood, prior, posterior = (torch.full((4, 3), value) for value in values)
+    return LogDensities(likelihood, prior, posterior, torch.zeros(4, 3, 2), (posterior - prior)[None])
 
 
 def test_kl_weight_scales_only_the_kl_term():
