@@ -19,7 +19,15 @@ class ModelConfig(Config):
 
 
 class VAEConfig(Config):
-    """Everything that determines the layers of a VAE and their sizes; None for modules of the user's own."""
+    """Everything that determines the layers of a VAE and their sizes; None for modules of the user's own.
+
+    Attributes:
+        image_shape: (C, H, W).
+        latent_shape: (D,), (channels, height, width) of a map, or a list of maps from the smallest.
+        posterior, prior: flows.
+        likelihood: of the pixels.
+        encoder, decoder: networks.
+    """
 
     image_shape: ImageShape
     latent_shape: LatentShape

@@ -20,6 +20,19 @@ LOG_OPEN = -math.log1p(math.exp(-OFFSET))  # ln of such a gate where a net's out
 
 
 class AffineAutoregressiveConfig(FlowConfig):
+    """K maps z_d exp(s_d) + t_d, where s and t depend on the elements before d.
+
+    In a posterior it is an inverse autoregressive flow (IAF, arXiv:1606.04934), in a prior a masked autoregressive flow
+    (MAF, arXiv:1705.07057). The inverse takes D passes.
+
+    Attributes:
+        num_transforms: K.
+        hidden_features: widths of the hidden layers.
+        context: whether the nets see the encoder's context; never in a prior.
+        log_scale_bound: bound on |s|.
+        gate: `stable` is the numerically stable gate of arXiv:1606.04934, equations 12 to 14.
+    """
+
     context_field: ClassVar[str] = "context"
 
     flow: Literal["autoregressive"] = "autoregressive"

@@ -17,6 +17,20 @@ from flowvae.model.transforms import ComposedTransform, Transform
 
 
 class ConvRealNVPConfig(CouplingConfig):
+    """2K affine couplings of a map whose s and t are convolutional nets, arXiv:1605.08803, sections 3.4 and 3.6.
+
+    Attributes:
+        num_transforms: K, pairs of couplings.
+        context: whether the nets see the encoder's context; never in a prior.
+        log_scale_bound: bound on |s| of each coupling.
+        normalization: after each transformation.
+        weight_norm: whether the nets have weight norm.
+        net_batch_norm: whether the nets have batch norm.
+        map_shape: (channels, height, width) to which a vector is reshaped; None if the latent is a map.
+        hidden_channels: channels of the hidden layers.
+        num_blocks: residual blocks of two convolutions in each net.
+    """
+
     flow: Literal["conv_real_nvp"] = "conv_real_nvp"
     map_shape: Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Field(strict=False)] | None = None
     hidden_channels: PositiveInt = 32

@@ -13,8 +13,10 @@ from flowvae.model.transforms import Transform
 class FlowConfig(Config):
     """Settings that every family has; `flow` is the name of its entry in FLOWS.
 
+    `context_field` is the name of the field that says whether the flow depends on the context; None if it never does.
+
     Attributes:
-        context_field: name of the field that says whether the flow depends on the context; None if it never does.
+        num_transforms: K, number of transformations.
     """
 
     context_field: ClassVar[str | None] = None

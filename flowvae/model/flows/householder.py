@@ -15,6 +15,13 @@ from flowvae.model.transforms import Transform
 
 
 class HouseholderConfig(FlowConfig):
+    """K rotations of two reflections each, arXiv:1611.09630. In a prior they change nothing.
+
+    Attributes:
+        num_transforms: K.
+        amortised: whether the parameters depend on the image, or are the same for all.
+    """
+
     context_field: ClassVar[str] = "amortised"
 
     flow: Literal["householder"] = "householder"

@@ -9,6 +9,8 @@ from flowvae.model.transforms import ComposedTransform
 
 
 class NoFlowConfig(FlowConfig):
+    """No flow: the normal posterior of a plain VAE, or the prior N(0, I)."""
+
     flow: Literal["none"] = "none"
     num_transforms: Literal[0] = 0
 

@@ -16,6 +16,13 @@ from flowvae.model.transforms import Transform
 
 
 class PlanarConfig(FlowConfig):
+    """K maps z + u tanh(w'z + b), arXiv:1505.05770, section 4.1. They have no inverse, so they are for posteriors.
+
+    Attributes:
+        num_transforms: K.
+        amortised: whether the parameters depend on the image, or are the same for all.
+    """
+
     context_field: ClassVar[str] = "amortised"
 
     flow: Literal["planar"] = "planar"

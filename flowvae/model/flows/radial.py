@@ -15,6 +15,13 @@ from flowvae.model.transforms import Transform
 
 
 class RadialConfig(FlowConfig):
+    """K expansions or contractions around a point, arXiv:1505.05770, section 4.1.
+
+    Attributes:
+        num_transforms: K.
+        amortised: whether the parameters depend on the image, or are the same for all.
+    """
+
     context_field: ClassVar[str] = "amortised"
 
     flow: Literal["radial"] = "radial"

@@ -17,6 +17,18 @@ from flowvae.model.transforms import ComposedTransform, Transform
 
 
 class RealNVPConfig(CouplingConfig):
+    """2K affine couplings whose s and t are fully connected nets, arXiv:1605.08803.
+
+    Attributes:
+        num_transforms: K, pairs of couplings.
+        context: whether the nets see the encoder's context; never in a prior.
+        log_scale_bound: bound on |s| of each coupling.
+        normalization: after each transformation.
+        weight_norm: whether the nets have weight norm.
+        net_batch_norm: whether the nets have batch norm.
+        hidden_features: widths of the hidden layers.
+    """
+
     flow: Literal["real_nvp"] = "real_nvp"
     hidden_features: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)] = (64,)
 

@@ -13,6 +13,18 @@ from flowvae.model.flows.spline import num_parameters, spline, spline_inv
 
 
 class SplineAutoregressiveConfig(FlowConfig):
+    """K maps by rational-quadratic splines that depend on the elements before, arXiv:1906.04032.
+
+    The inverse takes D passes.
+
+    Attributes:
+        num_transforms: K.
+        hidden_features: widths of the hidden layers.
+        context: whether the nets see the encoder's context; never in a prior.
+        num_bins: of each spline.
+        bound: a spline maps the interval from -bound to bound to itself, and is the identity outside.
+    """
+
     context_field: ClassVar[str] = "context"
 
     flow: Literal["spline_autoregressive"] = "spline_autoregressive"

@@ -16,6 +16,16 @@ from flowvae.model.networks import MLP, context_terms
 
 
 class SplineCouplingConfig(FlowConfig):
+    """2K couplings by rational-quadratic splines, arXiv:1906.04032.
+
+    Attributes:
+        num_transforms: K, pairs of couplings.
+        hidden_features: widths of the hidden layers.
+        context: whether the nets see the encoder's context; never in a prior.
+        num_bins: of each spline.
+        bound: a spline maps the interval from -bound to bound to itself, and is the identity outside.
+    """
+
     context_field: ClassVar[str] = "context"
 
     flow: Literal["spline_coupling"] = "spline_coupling"

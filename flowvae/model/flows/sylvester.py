@@ -16,6 +16,16 @@ from flowvae.model.transforms import Transform
 
 
 class SylvesterConfig(FlowConfig):
+    """K maps z + Q R tanh(R~ Q'z + b), arXiv:1803.05649. They have no inverse, so they are for posteriors.
+
+    Attributes:
+        num_transforms: K.
+        orthogonalization: form of Q, as a mapping. `{"name": "orthogonal", "num_ortho": M}` has M columns, at most D;
+            `{"name": "householder", "num_householder": n}` is a product of n reflections; `{"name": "triangular"}`
+            has nothing to learn.
+        amortised: whether the parameters depend on the image, or are the same for all.
+    """
+
     context_field: ClassVar[str] = "amortised"
 
     flow: Literal["sylvester"] = "sylvester"

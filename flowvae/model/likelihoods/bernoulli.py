@@ -12,6 +12,8 @@ INITIAL_LOGIT = -2.0  # P(1) = 0.12: in binarized digits about one pixel in eigh
 
 
 class BernoulliConfig(LikelihoodConfig):
+    """Independent bits."""
+
     name: Literal["bernoulli"] = "bernoulli"
 
 

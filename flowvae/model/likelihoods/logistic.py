@@ -20,6 +20,8 @@ INITIAL_LOG_SCALE = -1.0  # a scale of about a fifth of the range
 
 
 class DiscretizedLogisticConfig(LikelihoodConfig):
+    """Independent 8-bit values, each a rounded logistic variable: arXiv:1701.05517, section 2.1, with one component."""
+
     name: Literal["discretized_logistic"] = "discretized_logistic"
 
 

@@ -23,6 +23,12 @@ SLOPES = ((1, 0), (2, 0), (2, 1))  # (channel, earlier channel on which it depen
 
 
 class LogisticMixtureConfig(LikelihoodConfig):
+    """8-bit values, each of a mixture of rounded logistic variables, arXiv:1701.05517, sections 2.1 and 2.2.
+
+    Attributes:
+        num_mixtures: components of each pixel.
+    """
+
     name: Literal["logistic_mixture"] = "logistic_mixture"
     num_mixtures: PositiveInt = 5
 

@@ -13,7 +13,13 @@ from flowvae.model.networks.network import DecoderConfig, EncoderConfig
 
 
 class ConvEncoderConfig(EncoderConfig):
-    """Convolution and pooling layers, then fully connected layers."""
+    """Convolution and pooling layers, then fully connected layers.
+
+    Attributes:
+        channels: of each stage, which halves the image.
+        hidden_features: widths of the fully connected layers.
+        context_features: size of the context that flows see of the image.
+    """
 
     name: Literal["conv"] = "conv"
     channels: StageChannels = (16, 32)
@@ -22,7 +28,12 @@ class ConvEncoderConfig(EncoderConfig):
 
 
 class ConvDecoderConfig(DecoderConfig):
-    """Fully connected layers, then transposed convolutions: the encoder in reverse."""
+    """Fully connected layers, then transposed convolutions: the encoder in reverse.
+
+    Attributes:
+        channels: of each stage, which doubles the image.
+        hidden_features: widths of the fully connected layers.
+    """
 
     name: Literal["conv"] = "conv"
     channels: StageChannels = (32, 16)

@@ -27,7 +27,13 @@ Choose = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
 class LadderEncoderConfig(EncoderConfig):
-    """Stages of residual blocks, whose features all levels of a hierarchy see."""
+    """Stages of residual blocks, whose features all levels of a hierarchy see.
+
+    Attributes:
+        channels: of each stage, which halves the image.
+        num_blocks: residual blocks of each stage.
+        context_features: channels of the context that flows see of the image.
+    """
 
     name: Literal["ladder"] = "ladder"
     channels: StageChannels = (32, 48, 48)
@@ -36,7 +42,11 @@ class LadderEncoderConfig(EncoderConfig):
 
 
 class LadderDecoderConfig(DecoderConfig):
-    """Levels from the smallest latent map to the largest; `channels` are those of the encoder in reverse."""
+    """Levels from the smallest latent map to the largest.
+
+    Attributes:
+        channels: those of the encoder in reverse.
+    """
 
     name: Literal["ladder"] = "ladder"
     channels: StageChannels = (48, 48, 32)

@@ -14,7 +14,14 @@ from flowvae.model.networks.weight_norm import zero_layer
 
 
 class ResidualEncoderConfig(EncoderConfig):
-    """Stages of residual blocks, then fully connected layers, or a 1 x 1 convolution to a map."""
+    """Stages of residual blocks, then fully connected layers, or a 1 x 1 convolution to a map.
+
+    Attributes:
+        channels: of each stage, which halves the image.
+        num_blocks: residual blocks of each stage.
+        hidden_features: widths of the fully connected layers.
+        context_features: size of the context that flows see of the image.
+    """
 
     name: Literal["residual"] = "residual"
     channels: StageChannels = (32, 64)
@@ -24,7 +31,13 @@ class ResidualEncoderConfig(EncoderConfig):
 
 
 class ResidualDecoderConfig(DecoderConfig):
-    """Fully connected layers, or a convolution from a map, then stages of residual blocks."""
+    """Fully connected layers, or a convolution from a map, then stages of residual blocks.
+
+    Attributes:
+        channels: of each stage, which doubles the image.
+        num_blocks: residual blocks of each stage.
+        hidden_features: widths of the fully connected layers.
+    """
 
     name: Literal["residual"] = "residual"
     channels: StageChannels = (64, 32)
