@@ -8,7 +8,7 @@ export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: repro check test test-all lint bench prefect clean
+.PHONY: repro check test test-all lint bench docs prefect clean
 
 repro: $(VENV)/installed-pipeline
 	@git rev-parse --is-inside-work-tree >/dev/null 2>&1 || $(BIN)/dvc config --local core.no_scm true
@@ -35,6 +35,11 @@ lint: $(VENV)/installed-test
 bench: $(VENV)/installed-bench
 	$(BIN)/dvc repro --quiet prepare
 	$(BIN)/python -m benchmarks
+
+# The pages and the reference of the library as a site, which requests nothing from the network. A warning is an error.
+docs: $(VENV)/installed-docs
+	@$(BIN)/python -m sphinx --quiet --fail-on-warning -c docs -d build/doctrees . build/docs
+	@echo "The documentation: build/docs/index.html"
 
 # Server, worker, deployments and schedules on loopback, until Ctrl-C.
 prefect: $(VENV)/installed-pipeline
