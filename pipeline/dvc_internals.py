@@ -1,22 +1,25 @@
 """What this project uses of DVC beyond its commands. No other module imports DVC.
 
-DVC does not promise to keep any of this, so pyproject.toml pins it to a minor version, and
-tests/pipeline/test_dvc_internals.py tries all of it with the DVC that is installed.
+DVC does not promise to keep any of this, so pyproject.toml pins it to a minor version, and test_dvc_internals.py and
+test_status.py in tests/pipeline try all of it with the DVC that is installed.
 """
 
+import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import NamedTuple
 
 import networkx
+import psutil
 from dvc.config import Config, merge
 from dvc.exceptions import CollectCacheError, DvcException
 from dvc.fs import LocalFileSystem, generic
 from dvc.lock import LockError
 from dvc.repo import Repo, lock_repo
 from dvc.repo.reproduce import get_active_graph, plan_repro
+from dvc.rwlock import RWLOCK_FILE
 from dvc.schema import COMPILED_LOCK_FILE_STAGE_SCHEMA
 from dvc.stage import PipelineStage, Stage
 from dvc.stage.cache import _can_hash, _get_cache_hash, _get_stage_hash
@@ -28,6 +31,7 @@ from dvc_data.hashfile.db import HashFileDB
 
 __all__ = [
     "COMPILED_LOCK_FILE_STAGE_SCHEMA",
+    "Changes",
     "Config",
     "DvcException",
     "LocalFileSystem",
@@ -37,15 +41,18 @@ __all__ = [
     "StageLoader",
     "apply_overrides",
     "build",
+    "changes",
     "has_remote",
     "lock_repo",
     "merge",
     "open_repo",
+    "outputs_of",
     "plan",
     "pull_run",
     "push_run",
     "stale",
     "to_single_stage_lockfile",
+    "writers",
 ]
 LEGACY = "md5-dos2unix"  # the part of a remote in which DVC keeps the run cache
 
@@ -62,6 +69,19 @@ class Plan(NamedTuple):
     dependencies: dict[str, set[str]]
     outputs: list[Path]
     width: int
+
+
+class Changes(NamedTuple):
+    """What has changed since a stage ran.
+
+    Attributes:
+        dependencies, outputs: modified, deleted or the like, by path; of params, a mapping of their keys.
+        others: in DVC's words.
+    """
+
+    dependencies: Mapping[str, str | Mapping[str, str]]
+    outputs: Mapping[str, str]
+    others: list[str]
 
 
 def open_repo(project: Path | None = None) -> Repo:
@@ -107,6 +127,49 @@ def is_stale(stage: Stage) -> bool:
         return stage.changed()
     except LockError:
         return True
+
+
+def changes(repo: Repo, names: Iterable[str]) -> dict[str, Changes]:
+    """What has changed since each of these stages ran; stages without a change are left out.
+
+    Dependencies are compared as they are now, so stages that depend on stale ones may be left out. That a stage always
+    runs is no change.
+    """
+    candidates = set(names)
+    with lock_repo(repo):
+        stages = [stage for stage in repo.index.stages if stage.addressing in candidates]
+        found = {stage.addressing: changes_of(stage) for stage in stages}
+    return {name: some for name, some in found.items() if any(some)}
+
+
+def changes_of(stage: Stage) -> Changes:
+    """What has changed since a stage ran."""
+    try:
+        entries = stage.status().get(stage.addressing, [])
+    except LockError:
+        entries = ["another process works with its files"]
+    files = {kind: paths for entry in entries if isinstance(entry, dict) for kind, paths in entry.items()}
+    return Changes(
+        files.get("changed deps", {}),
+        files.get("changed outs", {}),
+        [entry for entry in entries if isinstance(entry, str) and entry != "always changed"],
+    )
+
+
+def outputs_of(repo: Repo) -> dict[str, set[str]]:
+    """The outputs of each stage, as `changes` names them."""
+    return {stage.addressing: set(map(str, stage.outs)) for stage in repo.index.stages}
+
+
+def writers(repo: Repo) -> dict[str, int]:
+    """The process that writes the outputs of each stage that some process runs now."""
+    try:
+        locks = json.loads(Path(repo.tmp_dir, RWLOCK_FILE).read_bytes())["write"]
+    except (OSError, ValueError, KeyError):  # nothing has run, or the file is being written
+        return {}
+    alive = {path: info["pid"] for path, info in locks.items() if psutil.pid_exists(info["pid"])}
+    outs = ((stage.addressing, out.fs_path) for stage in repo.index.stages for out in stage.outs)
+    return {name: alive[path] for name, path in outs if path in alive}
 
 
 def push_run(repo: Repo, name: str) -> None:

@@ -113,7 +113,7 @@ def test_wheel_holds_only_the_library(wheel):
     assert {name.split("/")[0] for name in names} == {"flowvae", info_folder(wheel)}
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "flowvae").rglob("*.py")}
     assert {name for name in names if name.startswith("flowvae/")} == sources | {"flowvae/py.typed"}
-    assert required_by(requires(wheel)) == {"numpy", "pydantic", "safetensors", "torch"}
+    assert required_by(requires(wheel)) == {"numpy", "pillow", "pydantic", "safetensors", "torch", "typer"}
 
 
 def test_library_trains_where_only_its_requirements_are_installed(wheel, tmp_path):
@@ -122,7 +122,7 @@ def test_library_trains_where_only_its_requirements_are_installed(wheel, tmp_pat
     packages = tmp_path / "env/lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
     run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", wheel, cwd=tmp_path)
     needed = closure(required_by(requires(wheel)))
-    assert {"ray", "prefect", "dvc", "torchvision", "mlxtend", "pillow", "scipy"}.isdisjoint(needed)
+    assert {"ray", "prefect", "dvc", "torchvision", "mlxtend", "scipy"}.isdisjoint(needed)
     for name in needed:
         link(name, packages)
     seen = json.loads(run(python, "-I", "-c", SCRIPT, cwd=tmp_path))
@@ -131,3 +131,9 @@ def test_library_trains_where_only_its_requirements_are_installed(wheel, tmp_pat
     assert seen["file"] == str(packages / "flowvae/__init__.py") and not seen["pipeline"]
     assert seen["version"] == wheel.name.split("-")[1]
     assert {canonicalize_name(name) for name in seen["installed"]} == needed | {"flowvae"}
+    command = python.with_name("flowvae")
+    assert "parameters" in run(command, "info", "model", cwd=tmp_path)
+    run(command, "sample", "model", "-o", "samples.png", cwd=tmp_path)
+    assert "bits per dimension" in run(command, "score", "model", "samples.png", "--samples", "2", cwd=tmp_path)
+    outside = subprocess.run([command, "status"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (outside.returncode, outside.stdout) == (1, "") and "not a project" in outside.stderr

@@ -1,0 +1,171 @@
+"""What `flowvae status` says, on a project of small stages that a real DVC runs."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from examples import tiny_config, training_config
+from project import ROOT, command, dvc, edit_params, environment, settings_only
+
+from pipeline import paths
+from pipeline.fitting import RunSpec
+from pipeline.running.progress import write_diagnostics
+from pipeline.status import grouped, main
+
+STAGES = """
+stages:
+  fetch:
+    cmd: mkdir -p data && cp source.txt data/source.json
+    always_changed: true
+    outs: [data/source.json]
+  train:
+    matrix:
+      run: [a-0, b-0, c-0]
+    cmd: test ! -e hold || sleep 60; mkdir -p models/${item.run} && cp data/source.json models/${item.run}
+    deps: [data/source.json]
+    params: ["runs.${item.run}"]
+    outs: ["models/${item.run}"]
+  report:
+    cmd: ls models > report.txt
+    deps: [models]
+    outs:
+      - report.txt: {cache: false}
+"""
+MAX_SECONDS = 30  # to start a process
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """The working folder, in which nothing has run."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "dvc.yaml").write_text(STAGES)
+    (folder / "params.yaml").write_text("runs: {a-0: 1, b-0: 1, c-0: 1}\n")
+    (folder / "source.txt").write_text("source\n")
+    dvc(folder, "init", "--quiet", "--no-scm")
+    for name, value in environment(folder).items():
+        if name.startswith("DVC_"):
+            monkeypatch.setenv(name, value)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def lines(capsys):
+    """The lines that the command prints."""
+
+    def run():
+        assert main() == 0
+        out, err = capsys.readouterr()
+        assert err == ""
+        return out.splitlines()
+
+    return run
+
+
+def run_id(name):
+    config = {"vae": tiny_config(), "training": training_config(), "data": {}, "prepared": Path(), "logs": Path()}
+    return RunSpec(name=name, seed=0, profile=False, **config).run_id
+
+
+def test_what_is_stale(project, lines):
+    assert lines() == [
+        "0 of 5 stages are up to date",
+        "stale:",
+        "  fetch                          1 missing output",
+        "  train@a-0 and 2 more of train  params.yaml new, 1 missing output",
+        "  report                         1 missing output",
+    ]
+    dvc(project, "repro")
+    assert lines() == ["5 of 5 stages are up to date"]
+    (project / "params.yaml").write_text("runs: {a-0: 2, b-0: 1, c-0: 1}\n")
+    (project / "report.txt").write_text("edited\n")
+    assert lines() == [
+        "3 of 5 stages are up to date",
+        "stale:",
+        "  train@a-0  params.yaml: runs.a-0",
+        "  report     report.txt modified",
+    ]
+    dvc(project, "repro", "report")
+    (project / "source.txt").write_text("other\n")  # of which nothing depends but a stage that always runs
+    (project / "models/b-0/source.json").write_text("edited\n")
+    assert lines() == [
+        "3 of 5 stages are up to date",
+        "stale:",
+        "  train@b-0  models/b-0 modified",
+        "depend on those:",
+        "  report",
+    ]
+
+
+def test_what_runs(project, lines):
+    dvc(project, "repro", "fetch")
+    (project / "hold").touch()
+    repro = [sys.executable, "-m", "dvc", "repro", "--single-item", "train@b-0"]
+    settings = {"cwd": project, "env": environment(project), "start_new_session": True}
+    with subprocess.Popen(repro, stdout=subprocess.DEVNULL, **settings) as process:
+        try:
+            end = time.monotonic() + MAX_SECONDS
+            while (said := lines())[1] != "running:":
+                assert time.monotonic() < end and process.poll() is None
+                time.sleep(0.2)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert said == [
+        "1 of 5 stages are up to date",
+        "running:",
+        f"  train@b-0  process {process.pid}",
+        "stale:",
+        "  train@a-0 and 1 more of train  params.yaml new, 1 missing output",
+        "  report                         1 missing output",
+    ]
+    assert "  train@a-0 and 2 more of train  params.yaml new, 1 missing output" in lines(), (
+        "the process that was killed still runs"
+    )
+
+
+def test_trainings_that_did_not_end(project, lines):
+    """Their files are where training writes them; a name that only begins like one is another run."""
+    dvc(project, "repro", "fetch")
+    (paths.CHECKPOINTS / run_id("a-0")).mkdir(parents=True)
+    (paths.CHECKPOINTS / run_id("c-0-1")).mkdir()
+    diagnostics = write_diagnostics(paths.LOGS / "train", "b-0", SimpleNamespace(dump={}))
+    (paths.LOGS / "train/a-0.log").touch()
+    assert lines()[:4] == [
+        "1 of 5 stages are up to date",
+        "failed or interrupted:",
+        "  train@a-0  interrupted, resumes from its checkpoint; log: logs/train/a-0.log",
+        f"  train@b-0  its loss was not finite: {diagnostics}",
+    ]
+    dvc(project, "repro")
+    assert lines() == ["5 of 5 stages are up to date"]
+    (project / "params.yaml").write_text("runs: {a-0: 1, b-0: 2, c-0: 1}\n")
+    assert "failed or interrupted:" not in lines(), "it has trained since"
+
+
+def test_stages_are_grouped_by_what_is_said_of_them():
+    assert grouped({"train@a": "x", "train@b": "y", "evaluate@a": "x", "train@c": "x", "report": "x"}) == {
+        "train@a and 1 more of train": "x",
+        "train@b": "y",
+        "evaluate@a": "x",
+        "report": "x",
+    }
+
+
+def test_mistakes_are_lines(tmp_path):
+    """Also values of params.yaml of which DVC makes something else than an error of its own."""
+    project = settings_only(tmp_path)
+    dvc(project, "init", "--quiet", "--no-scm")
+    (project / "pipeline").symlink_to(ROOT / "pipeline")
+    edit_params(project, lambda params: params.update(seeds=0))
+    for expected in ("params.yaml: seeds: ", "dvc.yaml"):
+        ran = command(project, sys.executable, "-m", "flowvae", "status", check=False)
+        assert (ran.returncode, ran.stdout) == (1, "")
+        assert expected in ran.stderr and all(line.startswith("status: ") for line in ran.stderr.splitlines())
+        edit_params(project, lambda params: params.update(seeds=[0]))
+        (project / "dvc.yaml").write_text("stages: [")
