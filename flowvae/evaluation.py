@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from flowvae.config import Config, NonNegativeInt, PositiveInt
+from flowvae.config import Config, NonNegativeFloat, NonNegativeInt, PositiveInt
 from flowvae.data.images import ImageSet
 from flowvae.estimates import Estimate, ImageScores, mean_estimate, nll_estimate
 from flowvae.model.objectives import elbo, log_mean_exp, loss_terms
@@ -20,13 +21,24 @@ ACTIVE = 0.01  # variance of the posterior mean over images, above which a dimen
 
 
 class EvaluationConfig(Config):
-    """How a trained model is scored on the test set."""
+    """How a trained model is scored on the test set.
+
+    Attributes:
+        num_elbo_samples: draws per image for -ELBO and its terms.
+        num_importance_samples: draws per image for NLL.
+        num_nll_images: number of images on which the gap between -ELBO and NLL is measured.
+        chunk_size: latents that are decoded at once.
+        num_figure_images: of each kind in the figures of samples and reconstructions.
+        temperatures: of samples in figures.
+        seed: of all noise.
+    """
 
     num_elbo_samples: Annotated[int, Field(ge=2)]
     num_importance_samples: PositiveInt
     num_nll_images: Annotated[int, Field(ge=2)]
     chunk_size: PositiveInt
     num_figure_images: PositiveInt
+    temperatures: Annotated[tuple[NonNegativeFloat, ...], Field(strict=False, min_length=1)]
     seed: NonNegativeInt
 
 
@@ -49,6 +61,11 @@ class Evaluation:
     @property
     def num_nll_images(self) -> int:
         return len(self.images.subset)
+
+    @property
+    def median_effective_samples(self) -> float:
+        """Of the draws behind NLL, over the images whose NLL was measured."""
+        return float(np.median(self.images.effective_samples))
 
 
 @torch.inference_mode()

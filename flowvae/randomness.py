@@ -9,7 +9,7 @@ from torch import Tensor
 
 PURPOSES = (
     *("binarization", "order", "latent", "importance", "split", "pairs", "subset", "prior", "population", "units"),
-    "diagnostics",
+    *("diagnostics", "pixels"),
 )
 
 WORDS_PER_STEP = 4

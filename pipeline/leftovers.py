@@ -17,6 +17,7 @@ OF_RUNS = {
     paths.DIAGNOSTICS: (".json",),
     paths.SCORES: (".safetensors",),
     paths.FIGURES / "samples": (".png",),
+    paths.FIGURES / "nearest": (".png",),
     paths.FIGURES / "reconstructions": (".png",),
 }
 OF_STUDIES = {paths.STUDIES: (".csv", ".yaml")}

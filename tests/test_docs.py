@@ -3,17 +3,22 @@
 import ast
 import importlib
 import json
+import os
 import re
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
-from documents import anchors, code_block, code_spans, commands, read, section, table
+from documents import anchors, code_block, code_spans, commands, python_of, read, section, table
 from dvc.cli import parse_args
 from ruamel.yaml import YAML
+from typer.main import get_command
 
 from benchmarks.__main__ import BENCHMARKS
+from flowvae.commands.app import app
 from flowvae.data.arrays import SPLITS
 from flowvae.datasets.raw import RawArrays, RawDataset
 from flowvae.datasets.writing import Preparation, write_arrays
@@ -43,6 +48,10 @@ STUDIES = {*PARAMS["studies"], *(study for path in PRESETS.values() for study in
 RUNS = {f"{variant}-{seed}" for variant in PARAMS["variants"] for seed in PARAMS["seeds"]}
 KEYS = {"train": RUNS, "evaluate": RUNS, "study": STUDIES}  # of the instances of a stage
 TARGETS = {*STAGES, *(f"{stage}@{key}" for stage, keys in KEYS.items() for key in keys)}
+
+
+COMMANDS = get_command(app).commands  # of `flowvae`
+MODULES = {"run": "pipeline.workflow", "preset": "pipeline.preset", "submit": "pipeline.submit"}
 
 
 def outputs() -> set[str]:
@@ -158,11 +167,21 @@ def check_python(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         assert all((ROOT / name).exists() for name in arguments)
 
 
+def check_flowvae(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the pipeline's modules that work in a project get all of the arguments."""
+    name, *arguments = words
+    if name in MODULES:
+        return check_python(["-m", MODULES[name], *arguments], monkeypatch)
+    known = {option for parameter in COMMANDS[name].params for option in parameter.opts} if name in COMMANDS else set()
+    options = {word for word in words if word.startswith("-")}
+    assert options <= known | {"--help", "--install-completion"}, words
+
+
 @pytest.mark.parametrize("page", [*PAGES, *PRESETS.values()], ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_commands_are_understood(page, monkeypatch):
     for program, *words in commands(read(page)):
-        if program == "python":
-            check_python(words, monkeypatch)
+        if program in ("python", "flowvae"):
+            {"python": check_python, "flowvae": check_flowvae}[program](words, monkeypatch)
         else:
             {"make": check_make, "dvc": check_dvc, "prefect": check_prefect}[program](words)
 
@@ -206,7 +225,9 @@ def test_readme_names_the_stages_that_depend_on_a_flow():
 
 def test_readme_names_what_the_library_requires():
     declared = re.search(r"^dependencies = \[\n(.*?)^\]", PYPROJECT, re.MULTILINE | re.DOTALL)[1]
-    named = re.search(r"library, which needs (.*?)\.", README)[1].replace(" and ", ", ").split(", ")
+    named = (
+        re.search(r"library, which needs ([^.]*)\.", README)[1].replace("\n", " ").replace(" and ", ", ").split(", ")
+    )
     assert set(named) == set(re.findall(r'"([\w-]+)', declared))
 
 
@@ -221,6 +242,21 @@ def test_readme_example_runs(tmp_path, monkeypatch):
     exec(compile(code_block(section(README, "Use it from Python")), "README.md", "exec"), names)
     assert names["log_likelihood"].shape == (64,) and names["log_likelihood"].isfinite().all()
     assert names["images"].shape == (64, 1, 28, 28)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("page", [page for page in PAGES if python_of(read(page))], ids=lambda path: path.name)
+def test_python_of_the_page_runs(page, tmp_path):
+    """In a process of its own, because a page may register a family, and in a folder that it may write to."""
+    environment = {"OMP_NUM_THREADS": "1"} | os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-W", "error", "-c", python_of(read(page))]
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_python_of_pages_is_found():
+    """Otherwise the test above would pass because there is nothing to run."""
+    assert {page.name for page in PAGES if python_of(read(page))} == {"formulas.md", "own-flow.md"}
 
 
 def test_example_of_a_study_is_valid():

@@ -14,10 +14,12 @@ ROOT = Path(__file__).parents[1]
 # The folders and files of flowvae. Each line may import the lines above it, but not its neighbours on the same line.
 LAYERS = [
     ["config", "errors", "files", "randomness"],
-    ["model", "data", "estimates"],
-    ["training", "datasets", "evaluation", "interpolation", "adapters"],
+    ["model", "data", "estimates", "pictures"],
+    ["training", "datasets", "evaluation", "interpolation", "imputation", "nearest", "sampling", "adapters"],
     ["diagnostics"],
     ["__init__"],
+    ["commands"],
+    ["__main__"],
 ]
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names}
 WITH_A_BINARIZATION_NONE = {"data", "datasets"}  # folders of flowvae in which "none" is not the name of a flow

@@ -9,16 +9,19 @@ from pipeline.report.runs import ScoredRun
 
 HEADINGS = (
     *("run", "gap to the prior", "ln|det|, posterior", "ln|det|, prior", "effective draws", "NLL from fewer draws"),
-    "round trip",
+    *("round trip", "nearest training image"),
 )
 NOTE = (
     "In nats, as means over the test images, with one draw per image. Gap to the prior: a lower bound on how far the "
     "aggregated posterior is from the prior, which samples miss. ln|det|: sum over the transformations of each flow; "
     "in the figure, KL of a dimension is without them. Effective draws: the median of those behind NLL; where few are "
     "effective, NLL is an upper bound that is not tight. Beside it how much higher NLL from 10 or 50 draws is. Round "
-    "trip: the worst error of noise that the prior's flow maps to latents and back, in standard deviations."
+    "trip: the worst error of noise that the prior's flow maps to latents and back, in standard deviations. Nearest "
+    "training image: the root mean square difference over pixels from draws of the model, and in brackets from test "
+    "images, as medians; samples that are much nearer than test images are copies."
 )
 FEW_SHOWN = (10, 50)
+NEAREST = ("samples", "test_images")
 
 
 def diagnostics_table(runs: Sequence[ScoredRun]) -> list[list[str]]:
@@ -39,6 +42,7 @@ def line(name: str, values: Mapping[str, Any]) -> list[str]:
         f"{values['median_effective_samples']:.1f} of {num_draws}",
         ", ".join(f"{few}: {excess[few]:+.2f}" for few in FEW_SHOWN if few in excess and few < num_draws) or ABSENT,
         round_trip_cell(values["round_trip"]),
+        nearest_cell(values["nearest"]),
     ]
 
 
@@ -54,3 +58,9 @@ def round_trip_cell(trip: Mapping[str, float | None] | None) -> str:
         return ABSENT
     worst = math.inf if trip["worst"] is None else trip["worst"]
     return f"{worst:.1e}" + (f" ({trip['lost']:.1%} lost)" if trip["lost"] else "")
+
+
+def nearest_cell(distances: Mapping[str, float | None]) -> str:
+    """The distance of samples to the nearest training image, and that of test images."""
+    samples, images = (ABSENT if distances[name] is None else f"{distances[name]:.3f}" for name in NEAREST)
+    return f"{samples} ({images})"

@@ -16,10 +16,19 @@ from pipeline.report.table import Summary, markdown, protocol_text, unproven, va
 
 TEMPLATES = Path(__file__).parent
 STUDY_FIGURES = paths.FIGURES / "studies"
+AGAINST_TIME = paths.FIGURES / "against_time.png"  # not an output: see `pipeline.stages.report`
 STUDY_CAPTION = (
     "The title states the budget of each trial, which differs from that of the table of variants. Gradient norms are "
     "measured before clipping, over the whole run. A run has diverged if its loss is not finite. Hollow points are "
     "published results on such images, each with its own protocol."
+)
+SAMPLES_NOTE = (
+    "Means of p(x|z), and draws from it, at draws of z from the prior, beside test images. At temperature T, the noise "
+    "that the prior maps to z is T times as large; T = 1 is the model."
+)
+NEAREST_NOTE = (
+    "Rows of draws from the model, at temperature 1, each above the training images that are nearest in pixels. The "
+    "table of diagnostics has the distances."
 )
 PUBLISHED_NOTE = (
     "Each has its own protocol, so they are not comparable with the table above, nor always with each other."
@@ -48,12 +57,19 @@ class Report:
         return self.runs[0].protocol["data"]["banner"]
 
     @property
+    def best(self) -> ScoredRun:
+        """The first run of the variant with the lowest −ELBO."""
+        lowest = min(self.rows, key=lambda row: row.values["negative_elbo_nats"])
+        return next(run for run in self.runs if run.variant == lowest.variant)
+
+    @property
     def protocol(self) -> str:
         return protocol_text(self.runs, self.params.report.reference)
 
 
 def markdown_page(report: Report) -> str:
     """The text of reports/results.md."""
+    best = report.best
     parts = [
         f"# {report.params.report.title}",
         *([f"> **{report.banner}**"] if report.banner else []),
@@ -63,6 +79,8 @@ def markdown_page(report: Report) -> str:
         "![Gains in −ELBO and NLL against depth](figures/gains_against_depth.png)",
         "![Interpolation](figures/interpolation.png)",
         interpolation_caption(report.params.interpolation, report.params.seeds[0]),
+        f"![Samples of {best.name}](figures/samples/{best.name}.png)",
+        f"Samples of {best.variant}, which has the lowest −ELBO, seed {best.seed}. {SAMPLES_NOTE}",
     ]
     for study in report.studies:
         parts += [
@@ -85,14 +103,13 @@ def markdown_page(report: Report) -> str:
 def html_page(report: Report) -> str:
     """The text of reports/index.html; all pictures are embedded."""
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
-    best = min(row.values["negative_elbo_nats"] for row in report.rows)
     headings, cells = variant_table(report.runs, report.rows)
     return environment.get_template("page.html.j2").render(
         title=report.params.report.title,
         banner=report.banner,
         headings=headings,
         rows=cells,
-        best=[i for i, row in enumerate(report.rows) if row.values["negative_elbo_nats"] == best],
+        best=[i for i, row in enumerate(report.rows) if row.variant == report.best.variant],
         unproven=unproven(report.rows, report.params.report.reference),
         protocol=report.protocol,
         images={
@@ -101,11 +118,14 @@ def html_page(report: Report) -> str:
             "interpolation": data_uri(paths.FIGURES / "interpolation.png"),
             "diagnostics": data_uri(paths.FIGURES / "diagnostics.png"),
         },
+        against_time=AGAINST_TIME.relative_to(paths.REPORTS).as_posix(),
         interpolation=interpolation_caption(report.params.interpolation, report.params.seeds[0]),
         studies=[
             {"name": study.name, "image": data_uri(STUDY_FIGURES / f"{study.name}.png"), "rows": study.table()}
             for study in report.studies
         ],
+        samples_note=SAMPLES_NOTE,
+        nearest_note=NEAREST_NOTE,
         study_caption=STUDY_CAPTION,
         study_headings=studies.HEADINGS,
         runs=[run_pictures(run) for run in report.runs],
@@ -132,6 +152,8 @@ def run_pictures(run: ScoredRun) -> dict[str, str]:
     """Embedded figures of one run, and its title."""
     return {
         "name": f"{run.variant}, seed {run.seed}",
-        "samples": data_uri(paths.FIGURES / "samples" / f"{run.name}.png"),
-        "reconstructions": data_uri(paths.FIGURES / "reconstructions" / f"{run.name}.png"),
+        **{
+            folder: data_uri(paths.FIGURES / folder / f"{run.name}.png")
+            for folder in ("samples", "nearest", "reconstructions")
+        },
     }

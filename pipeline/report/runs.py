@@ -1,6 +1,6 @@
 """The runs of a report: scores, protocol and learning curve of each. Two protocols never meet in one report."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ PROTOCOL = {
 }  # what the report reads, by section
 DIAGNOSTICS = {
     *("kl_per_dim", "posterior_ladj", "prior_ladj", "prior_gap", "round_trip", "nll_by_draws"),
-    "median_effective_samples",
+    *("median_effective_samples", "nearest"),
 }
 CURVE_COLUMNS = ("epoch", "train_negative_elbo", "valid_negative_elbo")
 
@@ -210,6 +210,23 @@ def read_curve(path: Path) -> list[dict[str, float]]:
     if not curve:
         raise InputError(f"{path}: damaged, it holds no epoch; run dvc repro to fix it")
     return curve
+
+
+def epoch_times(runs: Sequence[ScoredRun]) -> dict[str, list[float]]:
+    """Seconds of training at the end of each epoch, by the name of the run.
+
+    Runs that were not trained here have none, nor have those whose times are of another curve or damaged.
+    """
+    times = {}
+    for run in runs:
+        try:
+            rows = read_csv(paths.EPOCH_TIMES / f"{run.name}.csv")
+            seconds = [float(row["seconds"]) for row in rows]
+        except (InputError, KeyError, ValueError, TypeError):
+            continue
+        if len(seconds) == len(run.curve):
+            times[run.name] = seconds
+    return times
 
 
 def first_difference(left: Any, right: Any, path: tuple[str, ...] = ()) -> str | None:

@@ -8,28 +8,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from flowvae.data.arrays import open_images, read_info, read_metadata
-from flowvae.data.images import ImageSet
 from flowvae.diagnostics import Diagnostics, diagnose
 from flowvae.evaluation import Evaluation, EvaluationConfig, evaluate
 from flowvae.model.loading import load
 from flowvae.model.networks import plain_weights
 from flowvae.model.vae import VAE
-from flowvae.randomness import generator
+from flowvae.pictures import write_png
 from pipeline import paths
 from pipeline.device import device_text, keep_freed_memory, pick_device
 from pipeline.files import read_json, write_json
+from pipeline.galleries import Galleries, draw_galleries
 from pipeline.params.schema import Params, run_name
-from pipeline.pictures import as_ink, image_grid, write_png
 from pipeline.running.placement import find_placement
 from pipeline.running.timings import record_timing
 from pipeline.scores import flat_metrics
 
-FIGURE_COLUMNS = 16
 TERMS = ("kl_per_dim", "posterior_ladj", "prior_ladj")  # of KL, in metrics/diagnostics
 FEW_DRAWS = 3  # effective ones, below which an importance-weighted bound rests on a single draw or two
 
@@ -57,7 +53,7 @@ def run(params: Params, variant: str, seed: int) -> None:
     num_passes = num_images * config.num_elbo_samples + evaluation.num_nll_images * config.num_importance_samples
     write_json(paths.METRICS / f"{name}.json", flat_metrics(evaluation, vae, test.image_shape))
     evaluation.images.save(paths.SCORES / f"{name}.safetensors")
-    write_json(paths.DIAGNOSTICS / f"{name}.json", diagnostics_content(scored.diagnostics, evaluation))
+    write_json(paths.DIAGNOSTICS / f"{name}.json", diagnostics_content(scored))
     counts = {"num_nll_images": evaluation.num_nll_images}
     protocol = {
         **trained,
@@ -65,8 +61,8 @@ def run(params: Params, variant: str, seed: int) -> None:
         "evaluation": config.model_dump() | counts,
     }
     write_json(paths.PROTOCOLS / f"{name}.json", protocol)
-    write_png(paths.FIGURES / "samples" / f"{name}.png", scored.samples)
-    write_png(paths.FIGURES / "reconstructions" / f"{name}.png", scored.reconstructions)
+    for folder, figure in scored.galleries.figures.items():
+        write_png(paths.FIGURES / folder / f"{name}.png", figure)
     record_timing(
         "evaluate",
         name,
@@ -76,7 +72,7 @@ def run(params: Params, variant: str, seed: int) -> None:
         placement=placement.text() if placement.address else "this process",
     )
     nll, bound = evaluation.nll, evaluation.negative_elbo
-    effective = float(np.median(evaluation.images.effective_samples))
+    effective = evaluation.median_effective_samples
     print(
         f"{name}  -ELBO {bound.value:.2f} ± {bound.stderr:.2f}  NLL {nll.value:.2f} ± {nll.stderr:.2f} "
         f"({effective:.0f} of {config.num_importance_samples} draws effective)  {seconds:.0f} s"
@@ -86,7 +82,6 @@ def run(params: Params, variant: str, seed: int) -> None:
             f"{name}: warning: for half of the images fewer than {FEW_DRAWS} draws are effective, so NLL is an upper "
             f"bound that is not tight; raise evaluation.num_importance_samples"
         )
-
     trip = scored.diagnostics.round_trip
     if trip and trip.lost:
         print(
@@ -96,8 +91,9 @@ def run(params: Params, variant: str, seed: int) -> None:
         )
 
 
-def diagnostics_content(diagnostics: Diagnostics, evaluation: Evaluation) -> dict[str, Any]:
+def diagnostics_content(scored: "Scored") -> dict[str, Any]:
     """What metrics/diagnostics/*.json holds, in nats; null where a number is infinite."""
+    diagnostics, evaluation = scored.diagnostics, scored.evaluation
     trip = diagnostics.round_trip
     return {
         **{
@@ -107,7 +103,8 @@ def diagnostics_content(diagnostics: Diagnostics, evaluation: Evaluation) -> dic
         "prior_gap": finite(diagnostics.prior_gap),
         "round_trip": {name: finite(value) for name, value in asdict(trip).items()} if trip else None,
         "nll_by_draws": {str(count): finite(value) for count, value in evaluation.nll_by_draws.items()},
-        "median_effective_samples": finite(float(np.median(evaluation.images.effective_samples))),
+        "median_effective_samples": finite(evaluation.median_effective_samples),
+        "nearest": {name: finite(value) for name, value in scored.galleries.nearest.items()},
     }
 
 
@@ -123,62 +120,25 @@ class Scored:
     Args:
         evaluation: the estimates.
         diagnostics: of the latents.
-        samples: a figure of ink, shape (H, W), in colour (H, W, 3).
-        reconstructions: the same.
+        galleries: figures of samples and reconstructions.
         seconds: duration of the evaluation.
         device: description.
     """
 
     evaluation: Evaluation
     diagnostics: Diagnostics
-    samples: np.ndarray
-    reconstructions: np.ndarray
+    galleries: Galleries
     seconds: float
     device: str
 
 
 def score(vae: VAE, config: EvaluationConfig, prepared: Path, device: torch.device) -> Scored:
-    """Evaluate a model and draw its figures on a device, with the test images in the folder `prepared`."""
+    """Evaluate a model and draw its figures on a device, with the images in the folder `prepared`."""
     keep_freed_memory()
     images, vae = open_images(prepared, "test", device), vae.to(device)
     started = time.monotonic()
     evaluation = evaluate(vae, images, config)
     seconds = time.monotonic() - started
     diagnostics = diagnose(vae, images, config)
-    ink = partial(as_ink, eight_bit=images.reading == "levels")
-    figures = (
-        image_grid(rows_of(ink(samples(vae, config.num_figure_images, config.seed)))),
-        image_grid(pairs_of_rows(*map(ink, reconstructions(vae, images, config)))),
-    )
-    return Scored(evaluation, diagnostics, *figures, seconds, device_text(device))
-
-
-@torch.inference_mode()
-def samples(vae: VAE, num_images: int, seed: int) -> Tensor:
-    """Means of the likelihood at draws from the prior, the same draws for every variant."""
-    weight = next(vae.parameters())
-    noise = generator(weight.device, seed, "prior")
-    draws = torch.randn(num_images, vae.latent_dim, dtype=weight.dtype, device=weight.device, generator=noise)
-    return vae.likelihood(vae.prior.from_noise(draws)).mean
-
-
-@torch.inference_mode()
-def reconstructions(vae: VAE, images: ImageSet, config: EvaluationConfig) -> tuple[Tensor, Tensor]:
-    """Test images, and their reconstructions from the pushed posterior mean."""
-    device, dtype = images.device, next(vae.parameters()).dtype
-    images = images.freeze(generator(device, config.seed, "binarization"))
-    chosen = torch.randperm(len(images), generator=generator("cpu", config.seed, "pairs"))[: config.num_figure_images]
-    x = images.batch(chosen.to(device), dtype, generator(device, config.seed, "binarization"))
-    return x, vae.likelihood(vae.posterior(x).push_loc()).mean
-
-
-def pairs_of_rows(upper: Tensor, lower: Tensor) -> Tensor:
-    """Each row of one set of images above that of the other, shape (2 rows, columns, C, H, W)."""
-    return torch.stack((rows_of(upper), rows_of(lower)), dim=1).flatten(0, 1)
-
-
-def rows_of(images: Tensor) -> Tensor:
-    """(N, C, H, W) -> (rows, columns, C, H, W), the last row filled with blank images."""
-    columns = min(FIGURE_COLUMNS, len(images))
-    blank = images.new_zeros(-len(images) % columns, *images.shape[1:])
-    return torch.cat((images, blank)).unflatten(0, (-1, columns))
+    galleries = draw_galleries(vae, open_images(prepared, "train", device), images, config)
+    return Scored(evaluation, diagnostics, galleries, seconds, device_text(device))

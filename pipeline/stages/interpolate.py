@@ -15,11 +15,11 @@ from flowvae.interpolation import different_label_pairs, interpolate, random_pai
 from flowvae.model.loading import load
 from flowvae.model.networks import plain_weights
 from flowvae.model.vae import VAE
+from flowvae.pictures import as_ink, image_grid, with_titles, write_png
 from flowvae.randomness import generator
 from pipeline import paths
 from pipeline.device import pick_device
 from pipeline.params.schema import InterpolationConfig, Params, run_name
-from pipeline.pictures import as_ink, image_grid, with_titles, write_png
 from pipeline.running.placement import find_placement
 
 ZOOM = 2

@@ -1,6 +1,7 @@
 """report: the table, the figures and the page."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from flowvae.data.arrays import read_metadata
 from pipeline import paths
@@ -8,9 +9,9 @@ from pipeline.files import read_json, write_csv, write_text
 from pipeline.params.schema import Params
 from pipeline.report.figures.diagnostics import diagnostics_figure
 from pipeline.report.figures.study import study_figure
-from pipeline.report.figures.variants import gains_against_depth, learning_curves
-from pipeline.report.page import STUDY_FIGURES, Report, html_page, markdown_page
-from pipeline.report.runs import ScoredRun, read_runs
+from pipeline.report.figures.variants import curves_against_time, gains_against_depth, learning_curves
+from pipeline.report.page import AGAINST_TIME, STUDY_FIGURES, Report, html_page, markdown_page
+from pipeline.report.runs import ScoredRun, epoch_times, read_runs
 from pipeline.report.studies import read_studies
 from pipeline.report.table import summarize
 
@@ -36,6 +37,7 @@ def run(params: Params) -> None:
     write_text(paths.REPORTS / "results.md", markdown_page(report))
     write_text(paths.REPORTS / "index.html", html_page(report))
     collect_timings(runs)
+    draw_times(runs, AGAINST_TIME)
 
 
 def collect_timings(runs: Sequence[ScoredRun]) -> None:
@@ -48,3 +50,10 @@ def collect_timings(runs: Sequence[ScoredRun]) -> None:
                 rows.append({"stage": stage, "variant": run.variant, "seed": run.seed} | read_json(path))
     if rows:
         write_csv(paths.REPORTS / "timings.csv", rows, rows[0])
+
+
+def draw_times(runs: Sequence[ScoredRun], path: Path) -> None:
+    """Draw the learning curves against time. As timings.csv, the figure is not an output of the stage."""
+    path.unlink(missing_ok=True)
+    if seconds := epoch_times(runs):
+        curves_against_time(runs, seconds, path)

@@ -16,7 +16,13 @@ from flowvae.randomness import NormalDraws
 
 PRIOR = {"flow": "real_nvp", "num_transforms": 3, "hidden_features": [5]}
 CONFIG = EvaluationConfig(
-    num_elbo_samples=2, num_importance_samples=2, num_nll_images=2, chunk_size=7, num_figure_images=1, seed=3
+    num_elbo_samples=2,
+    num_importance_samples=2,
+    num_nll_images=2,
+    chunk_size=7,
+    num_figure_images=1,
+    temperatures=(1.0,),
+    seed=3,
 )
 
 

@@ -6,7 +6,6 @@ import os
 import random as python_random
 import subprocess
 import sys
-from dataclasses import astuple
 from pathlib import Path
 from typing import Literal
 
@@ -201,7 +200,7 @@ def test_the_same_images_in_any_form_give_the_same_model(reading, pixels, tmp_pa
         vae = small(posterior=flowvae.Planar(num_transforms=1), likelihood=LIKELIHOODS[reading])
         seen = []
         records = flowvae.fit(vae, images, images, epochs=1, batch_size=12, seed=4, on_epoch=seen.append)
-        results[name] = ([astuple(record) for record in records], [*vae.state_dict().values()])
+        results[name] = (records, [*vae.state_dict().values()])
         assert seen == records and len(records) == 1 and not vae.training
     (expected_records, expected_weights), *others = results.values()
     assert all(records == expected_records for records, _ in others), results
@@ -349,6 +348,9 @@ def test_shapes_values_and_determinism(likelihood, dtype):
     assert ((mean >= 0) & (mean <= 1)).all()
     assert not torch.equal(drawn(vae), vae.sample(4))
     assert torch.equal(vae.encode(BITS.numpy()), vae.encode(BITS))
+    torch.testing.assert_close(*drawn(vae, mean=True, temperature=0.0)[:2])  # without noise, all samples are the same
+    assert not torch.equal(drawn(vae, mean=True, temperature=0.8), mean)
+    assert torch.equal(drawn(vae, mean=True, temperature=1.0), mean)
     assert vae.sample(0).shape == (0, *SHAPE) and vae.log_prob(BITS[:0]).shape == (0,)
 
 
@@ -445,6 +447,7 @@ def test_missing_superfluous_and_other_modules(tmp_path):
         ),
         (lambda: small().log_prob(BITS, num_samples=0), ["num_samples of at least 1, got 0"]),
         (lambda: small().sample(-1), ["num_images of at least 0, got -1"]),
+        (lambda: small().sample(1, temperature=-0.5), ["a temperature of at least 0, got -0.5"]),
     ],
 )
 def test_mistakes_are_one_line(mistake, words):

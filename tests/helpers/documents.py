@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-PROGRAMS = ("make", "dvc", "prefect", "python")
+PROGRAMS = ("make", "dvc", "prefect", "python", "flowvae")
 SEPARATORS = {"&&", "||", ";", "|"}
 PLACEHOLDERS = {"NAME": "depth", "JOB": "job"}
 OMITTED = ("[TARGET ...]", "TARGET ...", " ...")
@@ -42,6 +42,11 @@ def code_spans(text: str) -> list[str]:
 def code_block(text: str) -> str:
     """The first indented block."""
     return textwrap.dedent(re.search(r"(?:^    .*\n|^\n(?=    ))+", text, re.MULTILINE)[0]).strip() + "\n"
+
+
+def python_of(text: str) -> str:
+    """All blocks of Python, which are marked as such, as one script."""
+    return "\n".join(re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
 
 
 def commands(text: str) -> Iterator[list[str]]:

@@ -139,6 +139,7 @@ EVALUATION = {
     "num_nll_images": 20,
     "chunk_size": 1000,
     "num_figure_images": 1,
+    "temperatures": (1.0,),
     "seed": 0,
 }
 

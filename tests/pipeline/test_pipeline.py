@@ -41,6 +41,10 @@ def test_times_and_throughput_are_in_no_output(reproduced):
     for stage in ("train", "evaluate"):
         for run in RUNS:
             assert json.loads((reproduced.folder / f"timings/{stage}/{run}.json").read_text())["seconds"] >= 0
+    for run in RUNS:
+        with (reproduced.folder / f"timings/epochs/{run}.csv").open() as file:
+            assert all(float(row["seconds"]) > 0 for row in csv.DictReader(file))
+    assert (reproduced.folder / "reports/figures/against_time.png").is_file()
     for name in ("depth", "stability"):
         rows = study_rows(reproduced.folder, name)
         assert not any("second" in column for row in rows for column in row)
@@ -55,7 +59,7 @@ def test_git_tracks_results_but_neither_data_nor_times(reproduced):
     tracked = command(reproduced.folder, "git", "ls-files").stdout.splitlines()
     assert {"dvc.lock", "reports/results.csv", "reports/index.html", "metrics/vae-0.json"} <= set(tracked)
     assert {"reports/studies/depth.csv", "reports/figures/studies/depth.png"} <= set(tracked)
-    private = re.compile(r"^(data|models|scores|logs|timings)/|timings\.csv$|__pycache__")
+    private = re.compile(r"^(data|models|scores|logs|timings)/|timings\.csv$|against_time|__pycache__")
     assert [path for path in tracked if private.search(path)] == []
 
 
@@ -127,7 +131,9 @@ def test_page_is_complete_and_self_contained(reproduced):
     page.feed((reproduced.folder / "reports/index.html").read_text())
     page.close()
     assert page.open == []
-    assert page.tags.count("img") == 4 + len(STUDIES) + 2 * len(RUNS) == len(page.addresses)
+    assert page.addresses.count("figures/against_time.png") == 1  # times are in no output, so not in the page either
+    page.addresses.remove("figures/against_time.png")
+    assert page.tags.count("img") - 1 == 4 + len(STUDIES) + 3 * len(RUNS) == len(page.addresses)
     assert page.tags.count("table") == 3 + len(STUDIES)  # of variants, and of published results
     assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
     assert not {"script", "link", "iframe"} & set(page.tags)

@@ -28,8 +28,10 @@ def put_preset(project, name):
 
 def shrink(params):
     """Shrink to seconds per stage, and keep the data, the likelihood, and the kinds of networks and flows."""
-    params["model"]["encoder"].update(channels=narrow(params["model"]["encoder"]["channels"]), num_blocks=1)
-    params["model"]["decoder"].update(channels=narrow(params["model"]["decoder"]["channels"]), num_blocks=1)
+    for network in (params["model"]["encoder"], params["model"]["decoder"]):
+        network["channels"] = [4] * len(network["channels"])
+        if "num_blocks" in network:
+            network["num_blocks"] = 1
     params["training"].update(epochs=1, min_steps=0, batch_size=16, precision="float32", average_decay=0.5)
     params["evaluation"].update(num_elbo_samples=2, num_importance_samples=2, num_nll_images=5, num_figure_images=4)
     params["interpolation"].update(num_pairs=2, num_steps=3)
@@ -42,10 +44,6 @@ def shrink(params):
                 shallow(flow)
         study["families"] = dict(list(study["families"].items())[-2:])
         study["settings"]["training"].update(epochs=1)
-
-
-def narrow(channels):
-    return [4] * len(channels)
 
 
 def shallow(flow):

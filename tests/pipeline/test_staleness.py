@@ -95,7 +95,7 @@ CODE = {
     "pipeline/report/page.html.j2": REPORT,
     "pipeline/report/published.csv": REPORT,
     "pipeline/stages/report.py": REPORT,
-    "pipeline/pictures.py": EVALUATION | INTERPOLATE,  # write_png
+    "flowvae/pictures.py": EVALUATION | INTERPOLATE,  # write_png
     "pipeline/scores.py": EVALUATION | STUDIES,
     "pipeline/fitting.py": TRAINING | STUDIES,
     "pipeline/device.py": TRAINING | EVALUATION | INTERPOLATE | STUDIES,

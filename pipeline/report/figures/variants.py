@@ -1,7 +1,7 @@
 """Figures of the variants: learning curves, and gains over the reference against depth."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -25,6 +25,8 @@ from pipeline.report.table import Summary
 SPLIT_TITLES = {"train": "training images", "valid": "validation images"}
 VISIBLE_NATS = 25  # learning curves start hundreds of nats higher; the view begins this far above the best value,
 VISIBLE_SHARE = 0.05  # or, for images with many nats, this fraction of it
+TIME_UNITS = (("hours", 3600), ("minutes", 60), ("seconds", 1))
+MANY_UNITS = 3  # of the longest run, for a unit to be used
 
 
 def learning_curves(runs: Sequence[ScoredRun], path: Path) -> None:
@@ -41,13 +43,50 @@ def learning_curves(runs: Sequence[ScoredRun], path: Path) -> None:
                 panel.plot(epochs, losses, color=colors[run.variant], label=label, marker=marker, linewidth=1.2)
             panel.set(title=title, xlabel="epoch")
             panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-        best = min(point[f"{split}_negative_elbo"] for run in runs for point in run.curve for split in SPLIT_TITLES)
-        visible = max(VISIBLE_NATS, VISIBLE_SHARE * abs(best))
-        panels[0].set(ylabel="−ELBO (nats)", ylim=(best - 0.08 * visible, best + visible))
-        if runs[0].eight_bit:
-            add_bits_axis(panels[1], runs[0].image_shape)
-        panels[1].legend(loc="center left", bbox_to_anchor=(1.2 if runs[0].eight_bit else 1, 0.5))
+        losses = [point[f"{split}_negative_elbo"] for run in runs for point in run.curve for split in SPLIT_TITLES]
+        panels[0].set(ylabel="−ELBO (nats)", ylim=near_the_best(losses))
+        add_bits_and_legend(panels[1], runs[0])
         save_png(figure, path)
+
+
+def curves_against_time(runs: Sequence[ScoredRun], seconds: Mapping[str, Sequence[float]], path: Path) -> None:
+    """Draw −ELBO on validation images against the time of training.
+
+    Args:
+        runs: all runs, for the same colours as in the other figures.
+        seconds: at the end of each epoch, by the name of the run; runs without are left out.
+        path: of the file.
+    """
+    longest = max(times[-1] for times in seconds.values())
+    unit, divisor = next(pair for pair in TIME_UNITS if longest >= MANY_UNITS * pair[1] or pair[1] == 1)
+    with report_style():
+        figure, panel = plt.subplots(figsize=(7, 3.8), layout="constrained")
+        colors, visible = variant_colors(runs), list[float]()
+        for run in runs:
+            if run.name in seconds:
+                times = [second / divisor for second in seconds[run.name]]
+                losses = [point["valid_negative_elbo"] for point in run.curve]
+                visible += losses
+                label = run.variant if run.seed == runs[0].seed else None
+                panel.plot(times, losses, color=colors[run.variant], label=label, marker=".", linewidth=1.2)
+        panel.set(xlabel=f"{unit} of training", ylabel="−ELBO (nats)", ylim=near_the_best(visible))
+        panel.set_title(SPLIT_TITLES["valid"])
+        add_bits_and_legend(panel, runs[0])
+        save_png(figure, path)
+
+
+def near_the_best(losses: Iterable[float]) -> tuple[float, float]:
+    """The visible range of learning curves."""
+    best = min(losses)
+    visible = max(VISIBLE_NATS, VISIBLE_SHARE * abs(best))
+    return best - 0.08 * visible, best + visible
+
+
+def add_bits_and_legend(panel: Axes, run: ScoredRun) -> None:
+    """Add a legend and, if the images have 8-bit values, an axis in bits per dimension before it."""
+    if run.eight_bit:
+        add_bits_axis(panel, run.image_shape)
+    panel.legend(loc="center left", bbox_to_anchor=(1.2 if run.eight_bit else 1, 0.5))
 
 
 def add_bits_axis(panel: Axes, image_shape: ImageShape) -> None:

@@ -14,16 +14,18 @@ from project import edit_params
 from flowvae.data.arrays import read_metadata
 from flowvae.errors import InputError
 from flowvae.estimates import ImageScores
+from flowvae.pictures import GAP, TITLE_HEIGHT, as_ink, image_grid, with_titles, write_png
 from pipeline.params.reading import load_params
-from pipeline.pictures import GAP, TITLE_HEIGHT, as_ink, image_grid, with_titles, write_png
 from pipeline.report.columns import BOUND_GAIN, BY_NAME, COLUMNS, NLL_GAIN, REPORTED_METRICS, MetricColumn
 from pipeline.report.diagnostics import HEADINGS, diagnostics_table
+from pipeline.report.figures.variants import curves_against_time
 from pipeline.report.page import Report, markdown_page
 from pipeline.report.published import nll_cell, published_table
-from pipeline.report.runs import Flows, ScoredRun, first_difference, read_runs
+from pipeline.report.runs import Flows, ScoredRun, epoch_times, first_difference, read_runs
 from pipeline.report.studies import read_studies
 from pipeline.report.table import markdown, protocol_text, summarize, unproven, variant_table
 from pipeline.scores import metric_names
+from pipeline.stages.report import draw_times
 
 PROTOCOL = {
     "variant": "vae",
@@ -70,6 +72,7 @@ DIAGNOSTICS = {
     "round_trip": None,
     "nll_by_draws": {"1": 95.0, "10": 91.0, "200": 85.0},
     "median_effective_samples": 12.34,
+    "nearest": {"samples": 0.2, "test_images": 0.25},
 }
 NO_FLOW = {"flow": "none", "num_transforms": 0}
 
@@ -147,7 +150,7 @@ def test_summary_averages_over_seeds():
 def test_diagnostics(round_trip, text):
     run = dataclasses.replace(make_run("planar-4"), diagnostics=DIAGNOSTICS | {"round_trip": round_trip})
     (cells,) = diagnostics_table([run])
-    assert cells == ["planar-4-0", "0.70", "0.75", "–", "12.3 of 200", "10: +6.00", text]
+    assert cells == ["planar-4-0", "0.70", "0.75", "–", "12.3 of 200", "10: +6.00", text, "0.200 (0.250)"]
     assert len(cells) == len(HEADINGS)
 
 
@@ -275,6 +278,29 @@ def test_pages_tables_have_no_stray_bars(reproduced, monkeypatch):
     for lines in tables:
         assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
     assert page == (reproduced.folder / "reports/results.md").read_text()
+
+
+def test_times_of_runs_that_were_not_trained_here_are_left_out(files, monkeypatch):
+    """Nor are damaged ones shown, or those of another curve."""
+    monkeypatch.chdir(files)
+    params, metadata = load_params(files / "params.yaml"), read_metadata(files / "data/prepared")
+    runs = read_runs(params, metadata)
+    names = [run.name for run in runs]
+    assert list(epoch_times(runs)) == names
+    curves_against_time(runs, epoch_times(runs), files / "all.png")
+    (files / f"timings/epochs/{names[0]}.csv").unlink()
+    (files / f"timings/epochs/{names[1]}.csv").write_text("epoch,seconds\n1,2.0\n2,4.0\n")
+    assert list(epoch_times(runs)) == names[2:]
+    curves_against_time(runs, {names[2]: [7200.0]}, files / "one.png")
+    for name in ("all.png", "one.png"):
+        with Image.open(files / name) as figure:
+            assert figure.size[0] > 500
+    (files / f"timings/epochs/{names[2]}.csv").write_text("epoch,seconds\n1,soon\n")
+    assert epoch_times(runs) == {}
+    figure = files / "reports/figures/against_time.png"
+    assert figure.is_file()
+    draw_times(runs, figure)
+    assert not figure.exists()  # it would be that of older runs
 
 
 def test_published_results_are_complete():
