@@ -23,6 +23,7 @@ CONV = {
     "map_shape": None,  # see `settings_for`
     "hidden_channels": 4,
     "num_blocks": 1,
+    "max_side": None,
     "context": True,
     "log_scale_bound": 2.0,
 }

@@ -29,12 +29,15 @@ class ConvRealNVPConfig(CouplingConfig):
         map_shape: (channels, height, width) to which a vector is reshaped; None if the latent is a map.
         hidden_channels: channels of the hidden layers.
         num_blocks: residual blocks of two convolutions in each net.
+        max_side: larger maps are squeezed (space to depth) until no side is longer. The nets then see more of the map,
+            and are as fast for a large map as for a small one; None for no squeeze.
     """
 
     flow: Literal["conv_real_nvp"] = "conv_real_nvp"
     map_shape: Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Field(strict=False)] | None = None
     hidden_channels: PositiveInt = 32
     num_blocks: NonNegativeInt = 1
+    max_side: PositiveInt | None = None
 
 
 class ConvNet(nn.Module):
@@ -147,9 +150,11 @@ class ConvRealNVP(Flow):
         normalization: layer that normalises each channel of the map after each transformation.
         weight_norm: whether s and t use weight norm.
         net_batch_norm: whether the hidden layers of s and t use batch norm.
+        max_side: longest side of the maps that s and t see; None for no limit.
 
     Raises:
-        ValueError: there is no map, it has another number of elements than the latents, or it has only one element.
+        ValueError: there is no map, it has another number of elements than the latents, it has only one element, or it
+            cannot be squeezed to `max_side`.
     """
 
     black: Tensor
@@ -169,12 +174,14 @@ class ConvRealNVP(Flow):
         normalization: Normalization,
         weight_norm: bool,
         net_batch_norm: bool,
+        max_side: int | None,
     ) -> None:
         super().__init__()
         self.map_shape = channels, height, width = checked_map(latent_shape, map_shape)
+        self.factor = squeeze_factor(self.map_shape, max_side)
         self.context_features = context_features if context else 0
         self.log_scale_bound = log_scale_bound
-        self.register_buffer("black", checkerboard(height, width), persistent=False)
+        self.register_buffer("black", checkerboard(height // self.factor, width // self.factor), persistent=False)
         self.nets = nn.ModuleList(
             ConvNet(
                 *partition.net_shape(moved),
@@ -206,8 +213,24 @@ class ConvRealNVP(Flow):
 
     def _partitions(self) -> list[Checkerboard | ChannelSplit]:
         """The partitions of one transformation, one for each pair of couplings."""
-        board, channels = Checkerboard(self.map_shape, self.black), ChannelSplit(self.map_shape)
+        board = Checkerboard(self.map_shape, self.black, self.factor)
+        channels = ChannelSplit(self.map_shape, self.factor)
         return ([board] if self.black.numel() > 1 else []) + ([channels] if min(channels.sizes) > 0 else [])
+
+
+def squeeze_factor(map_shape: MapShape, max_side: int | None) -> int:
+    """The least factor of a squeeze, a power of 2, after which no side of a map is longer than `max_side`.
+
+    Raises:
+        ValueError: there is none that divides both sides.
+    """
+    _, height, width = map_shape
+    factor = 1
+    while max_side is not None and max(height, width) > factor * max_side:
+        factor *= 2
+    if height % factor or width % factor:
+        raise ValueError(f"max_side: {max_side}: a map of {height} x {width} cannot be squeezed by {factor}")
+    return factor
 
 
 def checked_map(latent_shape: tuple[int, ...], map_shape: MapShape | None) -> MapShape:

@@ -58,24 +58,26 @@ class Checkerboard:
 
     Args:
         map_shape: (C, H, W).
-        black: 1 where row + column is even, 0 elsewhere, shape (H, W).
+        black: 1 where row + column is even, 0 elsewhere, shape (H / factor, W / factor).
+        factor: of a squeeze before.
     """
 
     axis = -3
 
-    def __init__(self, map_shape: MapShape, black: Tensor) -> None:
-        self.map_shape, self.masks = map_shape, (black, 1 - black)
+    def __init__(self, map_shape: MapShape, black: Tensor, factor: int = 1) -> None:
+        self.map_shape, self.masks, self.factor = map_shape, (black, 1 - black), factor
 
     def net_shape(self, moved: int) -> NetShape:
         """Shapes of the net whose output moves block number `moved`."""
-        channels, height, width = self.map_shape
+        channels, height, width = squeezed_shape(self.map_shape, self.factor)
         return channels, 2 * channels, (height, width)
 
     def split(self, z: Tensor) -> list[Tensor]:
-        return [z.unflatten(-1, self.map_shape) * mask for mask in self.masks]
+        x = squeeze(z.unflatten(-1, self.map_shape), self.factor)
+        return [x * mask for mask in self.masks]
 
     def join(self, blocks: list[Tensor]) -> Tensor:
-        return (blocks[0] + blocks[1]).flatten(-3)
+        return unsqueeze(blocks[0] + blocks[1], self.factor).flatten(-3)
 
     def confine(self, raw: Tensor, moved: int) -> Tensor:
         return raw * self.masks[moved]
@@ -85,16 +87,18 @@ class ChannelSplit:
     """The first half of the channels and the rest, after a squeeze (space to depth, 2 x 2) where the map allows it.
 
     Args:
-        map_shape: (C, H, W); squeezed if H and W are even.
+        map_shape: (C, H, W); squeezed if H / factor and W / factor are even.
+        factor: of a squeeze before.
     """
 
     axis = -3
 
-    def __init__(self, map_shape: MapShape) -> None:
-        channels, height, width = self.map_shape = map_shape
-        self.factor = 1 if height % 2 or width % 2 else 2
-        self.size = (height // self.factor, width // self.factor)
-        num_channels = channels * self.factor**2
+    def __init__(self, map_shape: MapShape, factor: int = 1) -> None:
+        self.map_shape = map_shape
+        _, height, width = squeezed_shape(map_shape, factor)
+        self.factor = factor if height % 2 or width % 2 else 2 * factor
+        num_channels, *size = squeezed_shape(map_shape, self.factor)
+        self.size = (size[0], size[1])
         self.sizes = (num_channels // 2, num_channels - num_channels // 2)
 
     def net_shape(self, moved: int) -> NetShape:
@@ -111,11 +115,19 @@ class ChannelSplit:
         return raw
 
 
+def squeezed_shape(map_shape: MapShape, factor: int) -> MapShape:
+    """Shape of a map after `squeeze`."""
+    channels, height, width = map_shape
+    return channels * factor**2, height // factor, width // factor
+
+
 def squeeze(x: Tensor, factor: int) -> Tensor:
     """Space to depth: (*leading, C, H, W) -> (*leading, C factor^2, H / factor, W / factor).
 
     The same map as `pixel_unshuffle`, which returns an empty batch with its shape unchanged (torch 2.14).
     """
+    if factor == 1:
+        return x
     *_, height, width = x.shape
     squares = x.unflatten(-1, (width // factor, factor)).unflatten(-3, (height // factor, factor))
     return squares.movedim((-3, -1), (-4, -3)).flatten(-5, -3)  # (..., C, h, i, w, j) -> (..., C, i, j, h, w)
@@ -123,6 +135,8 @@ def squeeze(x: Tensor, factor: int) -> Tensor:
 
 def unsqueeze(x: Tensor, factor: int) -> Tensor:
     """Invert `squeeze`."""
+    if factor == 1:
+        return x
     squares = x.unflatten(-3, (x.shape[-3] // factor**2, factor, factor))
     return squares.movedim((-4, -3), (-3, -1)).flatten(-2).flatten(-3, -2)
 

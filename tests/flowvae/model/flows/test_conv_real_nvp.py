@@ -14,6 +14,7 @@ SETTINGS = PLAIN | {
     "map_shape": None,
     "hidden_channels": 4,
     "num_blocks": 1,
+    "max_side": None,
     "context": True,
     "log_scale_bound": 2.0,
 }
@@ -61,6 +62,30 @@ def test_pairs_with_nothing_to_couple_are_skipped(latent_shape, count):
     moved = [moved_by(coupling, latent_shape) for coupling in single_couplings(flow, random(1, 4, 3))]
     for first, second in zip(moved[::2], moved[1::2], strict=True):
         assert (first ^ second).all() and first.any() and second.any()
+
+
+@pytest.mark.parametrize(("max_side", "sizes"), [(8, (4, 8)), (4, (2, 4)), (2, (1, 2)), (None, (4, 8))])
+def test_large_maps_are_squeezed(max_side, sizes):
+    """The nets see smaller maps with more channels; each transformation still changes every dimension, and inverts."""
+    shape = (3, 4, 8)
+    flow, z = flow_on(shape, max_side=max_side), random(0, 4, 96)
+    seen = []
+    flow.nets[0].first.register_forward_hook(lambda module, inputs, output: seen.append(tuple(inputs[0].shape[-2:])))
+    transform = flow(random(1, 4, CONTEXT_FEATURES))
+    out, ladj = transform.call_and_ladj(z)
+    assert seen == [sizes]
+    moved = torch.stack([moved_by(coupling, shape) for coupling in single_couplings(flow, random(1, 4, 3))])
+    assert moved.any(0).all()
+    assert_agrees((z, -ladj), lambda: transform.inv_and_ladj(out), [out, *flow.parameters()])
+    jacobian = torch.func.jacrev(lambda one: flow(random(1, 4, CONTEXT_FEATURES)[:1]).call_and_ladj(one[None])[0][0])(
+        z[0]
+    )
+    torch.testing.assert_close(ladj[0], jacobian.slogdet().logabsdet, rtol=1e-9, atol=0)
+
+
+def test_a_map_that_cannot_be_squeezed():
+    with pytest.raises(ValueError, match="max_side: 4: a map of 6 x 10 cannot be squeezed by 4"):
+        flow_on((2, 6, 10), max_side=4)
 
 
 @pytest.mark.parametrize("num_transforms", [1, 3])

@@ -112,7 +112,14 @@ for latent_dim in (2, 6, 7):
     nets = {"num_transforms": 3, "hidden_features": (6, 5), "weight_norm": latent_dim == 7}
     check(RealNVP((latent_dim,), 3, **nets, **SETTINGS), latent_dim)
 for latent_shape in ((1, 4, 4), (2, 2, 4), (3, 3, 1)):
-    nets = {"num_transforms": 2, "map_shape": None, "hidden_channels": 4, "num_blocks": 1, "weight_norm": False}
+    nets = {
+        "num_transforms": 2,
+        "map_shape": None,
+        "hidden_channels": 4,
+        "num_blocks": 1,
+        "max_side": None,
+        "weight_norm": False,
+    }
     check(ConvRealNVP(latent_shape, 3, **nets, **SETTINGS), math.prod(latent_shape))
 SPLINE = {"num_transforms": 2, "hidden_features": (6, 5), "context": True, "num_bins": NUM_BINS, "bound": BOUND}
 AFFINE = {"num_transforms": 3, "hidden_features": (6, 5), "context": True, "log_scale_bound": 1.5}
