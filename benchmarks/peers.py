@@ -235,7 +235,8 @@ CASES = (
     ),
     Case(
         "conv_real_nvp",
-        {"num_transforms": 2, "map_shape": (10, 2, 2), "hidden_channels": 32, "num_blocks": 1} | PLAIN,
+        {"num_transforms": 2, "map_shape": (10, 2, 2), "hidden_channels": 32, "num_blocks": 1, "max_side": None}
+        | PLAIN,
         {},
     ),
     Case(

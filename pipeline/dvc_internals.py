@@ -133,7 +133,7 @@ def changes(repo: Repo, names: Iterable[str]) -> dict[str, Changes]:
     """What has changed since each of these stages ran; stages without a change are left out.
 
     Dependencies are compared as they are now, so stages that depend on stale ones may be left out. That a stage always
-    runs is no change.
+    runs is no change, and neither is what a stage that runs now is writing.
     """
     candidates = set(names)
     with lock_repo(repo):
@@ -146,8 +146,8 @@ def changes_of(stage: Stage) -> Changes:
     """What has changed since a stage ran."""
     try:
         entries = stage.status().get(stage.addressing, [])
-    except LockError:
-        entries = ["another process works with its files"]
+    except LockError:  # a stage that runs writes what this one reads
+        entries = []
     files = {kind: paths for entry in entries if isinstance(entry, dict) for kind, paths in entry.items()}
     return Changes(
         files.get("changed deps", {}),

@@ -36,6 +36,8 @@ stages:
     outs:
       - report.txt: {cache: false}
 """
+# From a dependency of DVC.
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
 MAX_SECONDS = 30  # to start a process
 
 
@@ -121,10 +123,11 @@ def test_what_runs(project, lines):
         "running:",
         f"  train@b-0  process {process.pid}",
         "stale:",
-        "  train@a-0 and 1 more of train  params.yaml new, 1 missing output",
-        "  report                         1 missing output",
+        "  train@a-0 and 1 more of train  data/source.json modified, params.yaml new, 1 missing output",
+        "depend on those:",
+        "  report",
     ]
-    assert "  train@a-0 and 2 more of train  params.yaml new, 1 missing output" in lines(), (
+    assert "  train@a-0 and 2 more of train  data/source.json modified, params.yaml new, 1 missing output" in lines(), (
         "the process that was killed still runs"
     )
 
