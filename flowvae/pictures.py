@@ -10,6 +10,8 @@ from torch import Tensor
 from flowvae.files import write_atomically
 
 GAP = 2  # pixels between images
+GREY_STEP = 17  # between 16 levels of grey from 0 to 255
+COLOR_QUALITY = 60  # of WebP, up to 100
 TITLE_HEIGHT = 30  # pixels
 TITLE_SIZE = 18  # pixels, of the font
 
@@ -67,6 +69,24 @@ def with_titles(ink: np.ndarray, titles: list[str]) -> np.ndarray:
     if ink.ndim == 3:
         text = np.repeat(text[..., None], ink.shape[-1], axis=-1)
     return np.concatenate((text, ink))
+
+
+def sheet(images: Tensor) -> np.ndarray:
+    """Images of ink, shape (rows, columns, C, H, W), without gaps, as (rows H, columns W) or, in colour, with a 3."""
+    rows, columns, channels, height, width = images.shape
+    ink = images.permute(0, 3, 1, 4, 2).reshape(rows * height, columns * width, channels).cpu().numpy()
+    return ink if channels > 1 else ink[..., 0]
+
+
+def write_webp(path: Path, ink: np.ndarray) -> None:
+    """Write an image of ink in few bytes: 16 levels of grey, or colours with losses."""
+    levels = 1 - ink.clip(0, 1)
+    if ink.ndim == 3:
+        image = Image.fromarray((255 * levels).round().astype(np.uint8))
+        write_atomically(path, lambda file: image.save(file, format="WEBP", quality=COLOR_QUALITY))
+        return
+    image = Image.fromarray((GREY_STEP * (15 * levels).round()).astype(np.uint8))
+    write_atomically(path, lambda file: image.save(file, format="WEBP", lossless=True))
 
 
 def write_png(path: Path, ink: np.ndarray) -> None:

@@ -15,6 +15,7 @@ DIAGNOSTICS = METRICS / "diagnostics"
 REPORTS = Path("reports")
 STUDIES = REPORTS / "studies"
 FIGURES = REPORTS / "figures"
+LATENTS = REPORTS / "latents"
 TIMINGS = Path("timings")  # not an output of any stage: times differ from run to run
 EPOCH_TIMES = TIMINGS / "epochs"
 UNUSED = Path("unused")  # outputs of runs and studies that params.yaml does not declare

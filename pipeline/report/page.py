@@ -1,20 +1,20 @@
-"""The report as Markdown and as one self-contained HTML page."""
+"""What the report holds, and the report as Markdown."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+from flowvae.data.arrays import Metadata
 from pipeline import paths
 from pipeline.params.schema import InterpolationConfig, Params
 from pipeline.report import diagnostics, published, studies
-from pipeline.report.embedding import data_uri
+from pipeline.report.headline import Findings, findings
+from pipeline.report.latents import Latents
+from pipeline.report.making import COMMANDS, NOTES, settings_used
 from pipeline.report.runs import ScoredRun
 from pipeline.report.studies import StudyResult
-from pipeline.report.table import Summary, markdown, protocol_text, unproven, variant_table
+from pipeline.report.table import NLL, Summary, lowest, markdown, protocol_text, unproven, variant_table
+from pipeline.report.variants import GALLERIES
 
-TEMPLATES = Path(__file__).parent
 STUDY_FIGURES = paths.FIGURES / "studies"
 AGAINST_TIME = paths.FIGURES / "against_time.png"  # not an output: see `pipeline.stages.report`
 STUDY_CAPTION = (
@@ -22,16 +22,9 @@ STUDY_CAPTION = (
     "measured before clipping, over the whole run. A run has diverged if its loss is not finite. Hollow points are "
     "published results on such images, each with its own protocol."
 )
-SAMPLES_NOTE = (
-    "Means of p(x|z), and draws from it, at draws of z from the prior, beside test images. At temperature T, the noise "
-    "that the prior maps to z is T times as large; T = 1 is the model."
-)
-NEAREST_NOTE = (
-    "Rows of draws from the model, at temperature 1, each above the training images that are nearest in pixels. The "
-    "table of diagnostics has the distances."
-)
 PUBLISHED_NOTE = (
-    "Each has its own protocol, so they are not comparable with the table above, nor always with each other."
+    "Each has its own protocol, so values are not comparable with the table above, nor always with each other. Gains "
+    "over their own plain VAE, where they have one under the same protocol, are."
 )
 
 
@@ -44,12 +37,16 @@ class Report:
         runs: every variant with every seed.
         rows: the table of variants.
         studies: results of the studies.
+        latents: pictures of latent space.
+        metadata: of the images.
     """
 
     params: Params
     runs: Sequence[ScoredRun]
     rows: Sequence[Summary]
     studies: Sequence[StudyResult]
+    latents: Latents
+    metadata: Metadata
 
     @property
     def banner(self) -> str | None:
@@ -58,21 +55,26 @@ class Report:
 
     @property
     def best(self) -> ScoredRun:
-        """The first run of the variant with the lowest −ELBO."""
-        lowest = min(self.rows, key=lambda row: row.values["negative_elbo_nats"])
-        return next(run for run in self.runs if run.variant == lowest.variant)
+        """The first run of the variant with the lowest NLL."""
+        return next(run for run in self.runs if run.variant == lowest(self.rows, NLL).variant)
 
     @property
     def protocol(self) -> str:
         return protocol_text(self.runs, self.params.report.reference)
 
+    @property
+    def findings(self) -> Findings:
+        """The headline."""
+        return findings(self.runs, self.rows, self.params.report.reference)
+
 
 def markdown_page(report: Report) -> str:
     """The text of reports/results.md."""
-    best = report.best
+    best, (samples, *_) = report.best, GALLERIES
     parts = [
         f"# {report.params.report.title}",
         *([f"> **{report.banner}**"] if report.banner else []),
+        f"**{report.findings.first}** {' '.join(report.findings.others)}",
         markdown(*variant_table(report.runs, report.rows)),
         unproven(report.rows, report.params.report.reference),
         report.protocol,
@@ -80,7 +82,7 @@ def markdown_page(report: Report) -> str:
         "![Interpolation](figures/interpolation.png)",
         interpolation_caption(report.params.interpolation, report.params.seeds[0]),
         f"![Samples of {best.name}](figures/samples/{best.name}.png)",
-        f"Samples of {best.variant}, which has the lowest −ELBO, seed {best.seed}. {SAMPLES_NOTE}",
+        f"Samples of {best.variant}, which has the lowest NLL, seed {best.seed}. {samples.note}",
     ]
     for study in report.studies:
         parts += [
@@ -97,45 +99,11 @@ def markdown_page(report: Report) -> str:
     ]
     if others := published.published_table(report.runs[0]):
         parts += ["## Published results", PUBLISHED_NOTE, markdown(published.HEADINGS, others)]
+    commands = "\n".join(f"    {command}  # {meaning}" for command, meaning in COMMANDS)
+    parts += ["## How it was made", *NOTES, commands]
+    for name, settings in settings_used(report.runs[0], report.metadata):
+        parts.append(f"{name}: {'; '.join(f'{key} {value}' for key, value in settings)}.")
     return "\n\n".join(parts) + "\n"
-
-
-def html_page(report: Report) -> str:
-    """The text of reports/index.html; all pictures are embedded."""
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
-    headings, cells = variant_table(report.runs, report.rows)
-    return environment.get_template("page.html.j2").render(
-        title=report.params.report.title,
-        banner=report.banner,
-        headings=headings,
-        rows=cells,
-        best=[i for i, row in enumerate(report.rows) if row.variant == report.best.variant],
-        unproven=unproven(report.rows, report.params.report.reference),
-        protocol=report.protocol,
-        images={
-            "depth": data_uri(paths.FIGURES / "gains_against_depth.png"),
-            "curves": data_uri(paths.FIGURES / "learning_curves.png"),
-            "interpolation": data_uri(paths.FIGURES / "interpolation.png"),
-            "diagnostics": data_uri(paths.FIGURES / "diagnostics.png"),
-        },
-        against_time=AGAINST_TIME.relative_to(paths.REPORTS).as_posix(),
-        interpolation=interpolation_caption(report.params.interpolation, report.params.seeds[0]),
-        studies=[
-            {"name": study.name, "image": data_uri(STUDY_FIGURES / f"{study.name}.png"), "rows": study.table()}
-            for study in report.studies
-        ],
-        samples_note=SAMPLES_NOTE,
-        nearest_note=NEAREST_NOTE,
-        study_caption=STUDY_CAPTION,
-        study_headings=studies.HEADINGS,
-        runs=[run_pictures(run) for run in report.runs],
-        diagnostics_note=diagnostics.NOTE,
-        diagnostics_headings=diagnostics.HEADINGS,
-        diagnostics=diagnostics.diagnostics_table(report.runs),
-        published_headings=published.HEADINGS,
-        published_note=PUBLISHED_NOTE,
-        published=published.published_table(report.runs[0]),
-    )
 
 
 def interpolation_caption(config: InterpolationConfig, seed: int) -> str:
@@ -146,14 +114,3 @@ def interpolation_caption(config: InterpolationConfig, seed: int) -> str:
         f"test images at its ends, of different labels if the data have labels. Between them is the decoded "
         f"{config.path} path between their posterior means, pushed through the posterior's flow{space}."
     )
-
-
-def run_pictures(run: ScoredRun) -> dict[str, str]:
-    """Embedded figures of one run, and its title."""
-    return {
-        "name": f"{run.variant}, seed {run.seed}",
-        **{
-            folder: data_uri(paths.FIGURES / folder / f"{run.name}.png")
-            for folder in ("samples", "nearest", "reconstructions")
-        },
-    }

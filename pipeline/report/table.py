@@ -9,7 +9,7 @@ from flowvae.estimates import paired_gains
 from pipeline.report.columns import BOUND_GAIN, BY_NAME, NLL_GAIN, REPORTED_METRICS, shown
 from pipeline.report.runs import Flows, ScoredRun
 
-BOUND = "negative_elbo_nats"
+BOUND, NLL = "negative_elbo_nats", "nll_nats"
 GAINS = (BOUND_GAIN, NLL_GAIN)
 SURE_ERRORS = 2  # standard errors above 0 of a gain that counts as one
 
@@ -66,6 +66,11 @@ def variant_table(runs: Sequence[ScoredRun], rows: Iterable[Summary]) -> tuple[l
         for row in rows
     ]
     return headings, cells
+
+
+def lowest(rows: Iterable[Summary], metric: str) -> Summary:
+    """The first of the variants with the lowest value of a metric."""
+    return min(rows, key=lambda row: row.values[metric])
 
 
 def unproven(rows: Sequence[Summary], reference: str) -> str:

@@ -10,7 +10,9 @@ from pipeline.params.schema import Params
 from pipeline.report.figures.diagnostics import diagnostics_figure
 from pipeline.report.figures.study import study_figure
 from pipeline.report.figures.variants import curves_against_time, gains_against_depth, learning_curves
-from pipeline.report.page import AGAINST_TIME, STUDY_FIGURES, Report, html_page, markdown_page
+from pipeline.report.html import html_page
+from pipeline.report.latents import read_latents
+from pipeline.report.page import AGAINST_TIME, STUDY_FIGURES, Report, markdown_page
 from pipeline.report.runs import ScoredRun, epoch_times, read_runs
 from pipeline.report.studies import read_studies
 from pipeline.report.table import summarize
@@ -33,7 +35,7 @@ def run(params: Params) -> None:
     STUDY_FIGURES.mkdir(parents=True, exist_ok=True)  # an output of the stage, even without studies
     for study in studies:
         study_figure(study, metadata, STUDY_FIGURES / f"{study.name}.png")
-    report = Report(params, runs, rows, studies)
+    report = Report(params, runs, rows, studies, read_latents(params), metadata)
     write_text(paths.REPORTS / "results.md", markdown_page(report))
     write_text(paths.REPORTS / "index.html", html_page(report))
     collect_timings(runs)

@@ -95,6 +95,8 @@ CODE = {
     "pipeline/report/page.html.j2": REPORT,
     "pipeline/report/published.csv": REPORT,
     "pipeline/stages/report.py": REPORT,
+    "pipeline/report/page.js": REPORT,
+    "pipeline/latents.py": INTERPOLATE,
     "flowvae/pictures.py": EVALUATION | INTERPOLATE,  # write_png
     "pipeline/scores.py": EVALUATION | STUDIES,
     "pipeline/fitting.py": TRAINING | STUDIES,
@@ -157,24 +159,24 @@ PARAMS = {
     ),
     "another variant": (
         lambda p: p["variants"].update({"planar-8": {"posterior": PLANAR_8, "prior": NO_FLOW}}),
-        {"train@planar-8-0", "evaluate@planar-8-0"} | REPORT,
+        {"train@planar-8-0", "evaluate@planar-8-0"} | INTERPOLATE | REPORT,
     ),
-    "one variant fewer": (lambda p: p["variants"].pop("planar-4"), REPORT),
+    "one variant fewer": (lambda p: p["variants"].pop("planar-4"), INTERPOLATE | REPORT),
     "depth of one variant": (
         lambda p: p["variants"]["real-nvp-3"]["posterior"].update(num_transforms=3),
-        {"train@real-nvp-3-0"} | REPORT,
+        {"train@real-nvp-3-0"} | INTERPOLATE | REPORT,
     ),
     "depth of a variant that others copy": (
         lambda p: p["variants"]["real-nvp-2"]["posterior"].update(num_transforms=3),
-        {"train@real-nvp-2-0"} | REPORT,
+        {"train@real-nvp-2-0"} | INTERPOLATE | REPORT,
     ),
     "bound of a variant that others copy": (
         lambda p: p["variants"]["real-nvp-2"]["posterior"].update(log_scale_bound=3.0),
-        {"train@real-nvp-2-0", "train@real-nvp-3-0", "study@stability"} | REPORT,
+        {"train@real-nvp-2-0", "train@real-nvp-3-0", "study@stability"} | INTERPOLATE | REPORT,
     ),
     "a variant that one family copies": (
         lambda p: p["variants"]["planar-4"]["posterior"].update(amortised=False),
-        {"train@planar-4-0", "study@depth"} | REPORT,
+        {"train@planar-4-0", "study@depth"} | INTERPOLATE | REPORT,
     ),
     "depths of a family": (
         lambda p: p["studies"]["depth"]["families"]["planar"]["posterior"].update(num_transforms=[1, 4]),
@@ -215,12 +217,12 @@ def project(reproduced, tmp_path_factory) -> Path:
     edit_params(folder, lambda params: [params.pop(section) for section in ("variants", "studies")])
     path = folder / "params.yaml"
     path.write_text(path.read_text() + ANCHORED)
-    assert stale(folder) == ADDED | REPORT  # the resolved values of all others are the same
+    assert stale(folder) == ADDED | INTERPOLATE | REPORT  # the resolved values of all others are the same
     for part in ("models", "curves", "metrics", "scores", "reports/figures"):
         for source in [*(folder / part).rglob("real-nvp-2-0"), *(folder / part).rglob("real-nvp-2-0.*")]:
             target = source.with_name(source.name.replace("real-nvp-2", "real-nvp-3"))
             (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
-    dvc(folder, "commit", "--force", *ADDED, "report")
+    dvc(folder, "commit", "--force", *ADDED, "interpolate", "report")
     assert stale(folder) == NOTHING
     commit(folder)
     return folder

@@ -18,6 +18,9 @@ COLORMAPS = (  # one per family, darker with depth
     *("PuRd", "Greys", "copper_r"),
 )
 BASE_COLOR = "black"  # of models without a flow
+LEGEND_SIDE = 14  # entries beside a figure; more are below it
+LEGEND_COLUMNS = 5
+LINE_HEIGHT = 0.19  # inches, of a legend
 DEPTH_LABEL = "k, number of transformations"
 
 
@@ -47,6 +50,18 @@ def depth_axis(panel: Axes, depths: set[int]) -> None:
         panel.set_xscale("log")
         panel.set_xticks(sorted(depths), [str(depth) for depth in sorted(depths)])
         panel.xaxis.set_minor_locator(NullLocator())
+
+
+def add_legend(figure: Figure, panel: Axes) -> None:
+    """Add the legend of a panel beside the figure, or below it in columns, where the figure grows by its height."""
+    handles, labels = panel.get_legend_handles_labels()
+    if len(labels) <= LEGEND_SIDE:
+        figure.legend(handles, labels, loc="outside right center")
+        return
+    width, height = figure.get_size_inches()
+    lines = -(-len(labels) // LEGEND_COLUMNS)
+    figure.set_size_inches(max(width, 12), height + LINE_HEIGHT * lines)
+    figure.legend(handles, labels, loc="outside lower left", ncols=LEGEND_COLUMNS, fontsize=8)
 
 
 def save_png(figure: Figure, path: Path) -> None:

@@ -10,82 +10,26 @@ import pytest
 import torch
 from PIL import Image
 from project import edit_params
+from reporting import DIAGNOSTICS, PROTOCOL, make_run
 
 from flowvae.data.arrays import read_metadata
 from flowvae.errors import InputError
-from flowvae.estimates import ImageScores
 from flowvae.pictures import GAP, TITLE_HEIGHT, as_ink, image_grid, with_titles, write_png
 from pipeline.params.reading import load_params
 from pipeline.report.columns import BOUND_GAIN, BY_NAME, COLUMNS, NLL_GAIN, REPORTED_METRICS, MetricColumn
 from pipeline.report.diagnostics import HEADINGS, diagnostics_table
 from pipeline.report.figures.variants import curves_against_time
+from pipeline.report.latents import read_latents
 from pipeline.report.page import Report, markdown_page
 from pipeline.report.published import nll_cell, published_table
-from pipeline.report.runs import Flows, ScoredRun, epoch_times, first_difference, read_runs
+from pipeline.report.runs import Flows, epoch_times, first_difference, read_runs
 from pipeline.report.studies import read_studies
 from pipeline.report.table import markdown, protocol_text, summarize, unproven, variant_table
 from pipeline.scores import metric_names
 from pipeline.stages.report import draw_times
 
-PROTOCOL = {
-    "variant": "vae",
-    "seed": 0,
-    "epochs": 5,
-    "training": {"epochs": 5, "batch_size": 128},
-    "data": {
-        "dataset": "MNIST",
-        "binarization": "static",
-        "binarization_seed": 0,
-        "split": "in order",
-        "image_shape": [1, 28, 28],
-        "counts": {"train": 50_000, "valid": 10_000, "test": 10_000},
-        "banner": None,
-    },
-    "evaluation": {"num_importance_samples": 200, "num_elbo_samples": 10, "num_nll_images": 2000},
-}
-METRICS = {
-    "reconstruction_nats": 60.0,
-    "kl_nats": 30.0,
-    "negative_elbo_nats": 90.0,
-    "negative_elbo_stderr": 0.2,
-    "nll_nats": 85.0,
-    "nll_stderr": 0.3,
-    "negative_elbo_bits_per_dim": 0.1656,
-    "negative_elbo_bits_per_dim_stderr": 0.0004,
-    "nll_bits_per_dim": 0.1564,
-    "nll_bits_per_dim_stderr": 0.0006,
-    "active_units": 20,
-    "parameters": 1_234_567,
-}
-
-
 TABLE_HEADINGS = (*("−log p(x|z)", "KL", "−ELBO", "gain in −ELBO", "NLL", "gain in NLL", "active units", "parameters"),)
 GAINS = (BOUND_GAIN, NLL_GAIN)
-IMAGES = np.random.default_rng(0).normal(90, 20, 50)  # −ELBO of each test image, before it is shifted
-
-
-DIAGNOSTICS = {
-    "kl_per_dim": [1.0, 0.5],
-    "posterior_ladj": [0.25, 0.5],
-    "prior_ladj": [],
-    "prior_gap": 0.7,
-    "round_trip": None,
-    "nll_by_draws": {"1": 95.0, "10": 91.0, "200": 85.0},
-    "median_effective_samples": 12.34,
-    "nearest": {"samples": 0.2, "test_images": 0.25},
-}
-NO_FLOW = {"flow": "none", "num_transforms": 0}
-
-
-def make_run(
-    variant: str = "vae", seed: int = 0, flow: str = "none", num_transforms: int = 0, prior=NO_FLOW, **metrics
-):
-    """A run whose images have the mean −ELBO and NLL of its metrics; each image is shifted by as much."""
-    settings, metrics = {"flow": flow, "num_transforms": num_transforms}, METRICS | metrics
-    bounds, nll = (IMAGES - IMAGES.mean() + metrics[name] for name in ("negative_elbo_nats", "nll_nats"))
-    scores = ImageScores(bounds, bounds - 30, np.full(50, 30.0), np.arange(50), nll, bounds, np.full(50, 9.0))
-    protocol = PROTOCOL | {"variant": variant, "seed": seed, "posterior": settings, "prior": prior}
-    return ScoredRun(variant, seed, metrics, protocol, [], scores, DIAGNOSTICS)
 
 
 @pytest.mark.parametrize(
@@ -272,7 +216,8 @@ def test_pages_tables_have_no_stray_bars(reproduced, monkeypatch):
     params = load_params(reproduced.folder / "params.yaml")
     metadata = read_metadata(reproduced.folder / "data/prepared")
     runs = read_runs(params, metadata)
-    page = markdown_page(Report(params, runs, summarize(runs, "vae"), read_studies(params, metadata)))
+    rows, studies = summarize(runs, "vae"), read_studies(params, metadata)
+    page = markdown_page(Report(params, runs, rows, studies, read_latents(params), metadata))
     tables = [block.splitlines() for block in page.split("\n\n") if block.startswith("| ")]
     assert len(tables) == 3 + len(params.studies)  # variants, each study, diagnostics, published results
     for lines in tables:

@@ -121,7 +121,16 @@ FILES = {
     "curve without epochs": (REPORT, "curves/vae-0.csv", write("epoch,train_negative_elbo\n"), "damaged"),
     "curve with a word": (REPORT, "curves/vae-0.csv", write("epoch,train_negative_elbo\na,b\n"), "damaged"),
     "samples missing": (REPORT, "reports/figures/samples/vae-0.png", remove, "cannot be read"),
-    "interpolation missing": (REPORT, "reports/figures/interpolation.png", remove, "cannot be read"),
+    "samples damaged": (REPORT, "reports/figures/samples/vae-0.png", write("no picture"), "not a picture"),
+    "paths missing": (REPORT, "reports/latents/paths/vae.webp", remove, "cannot be read"),
+    "maps damaged": (REPORT, "reports/latents/maps.json", truncate, "damaged"),
+    "maps lack a key": (REPORT, "reports/latents/maps.json", edit_json("steps", value=None), "lacks steps"),
+    "maps of other variants": (
+        REPORT,
+        "reports/latents/maps.json",
+        edit_json("maps", value={}),
+        "expected the variants",
+    ),
     "study missing": (REPORT, "reports/studies/depth.csv", remove, "run dvc repro"),
     "study damaged": (REPORT, "reports/studies/stability.csv", write("family\nnone\n"), "dvc repro -f study@stability"),
 }
