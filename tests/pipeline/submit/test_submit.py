@@ -96,7 +96,7 @@ def stale_stages(project):
 
 def is_clean(project):
     """Whether DVC lists only stages that always run or that a job does not run."""
-    return stale_stages(project) <= {"fetch", "report"}
+    return stale_stages(project) <= {"fetch", "interpolate", "report"}
 
 
 def lengthen(project):

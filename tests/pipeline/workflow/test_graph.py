@@ -43,4 +43,4 @@ def test_stale_stages_are_those_that_dvc_would_run(project):
     assert graph.stale(graph.dependencies) == {"fetch"}  # which always runs
     edit_params(project, lambda params: params["variants"]["planar-4"]["posterior"].update(num_transforms=5))
     (project / "metrics/vae-0.json").unlink()
-    assert graph.stale(graph.dependencies) == {"fetch", "train@planar-4-0", "evaluate@vae-0", "report"}
+    assert graph.stale(graph.dependencies) == {"fetch", "train@planar-4-0", "evaluate@vae-0", "interpolate", "report"}

@@ -77,7 +77,7 @@ def test_later_nights_run_only_what_no_night_has_run(copy, origin, prefect_home)
     commit(copy)
     command(copy, "git", "push", "--quiet", "origin", "main")
     fourth = workflow(clone_of(origin, "fourth"), prefect_home, *night)
-    changed = {"train@planar-4-0", "evaluate@planar-4-0", "report"}
+    changed = {"train@planar-4-0", "evaluate@planar-4-0", "interpolate", "report"}
     assert ran_in(fourth) == {"fetch", "broken"} | changed, fourth.stdout + fourth.stderr
 
 
@@ -93,7 +93,7 @@ def test_a_clone_pulls_existing_results_and_pushes_those_of_an_override(copy, pr
     override = ("-S", "variants.planar-4.posterior.num_transforms=4")
     ran = workflow(clone, prefect_home, "--pull", "--push", "--experiment", "night-%Y", *override)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert ran_in(ran) == {"fetch", "train@planar-4-0", "evaluate@planar-4-0", "report"}
+    assert ran_in(ran) == {"fetch", "train@planar-4-0", "evaluate@planar-4-0", "interpolate", "report"}
     name = datetime.now(timezone.utc).strftime("night-%Y")
     dvc(copy, "exp", "pull", "origin", name)
     dvc(copy, "exp", "apply", name)

@@ -106,13 +106,13 @@ def test_stages_that_ran_in_the_copy_keep_their_results_and_others_get_those_of_
             return stages_run(dvc(copy / folder, "repro"))
 
     before = contents(copy)
-    changed = {"train@planar-4-0", "evaluate@planar-4-0", "report"}
+    changed = {"train@planar-4-0", "evaluate@planar-4-0", "interpolate", "report"}
     assert run_with_overrides() == changed
     assert run_with_overrides() == set()
     assert contents(copy) == before
     set_posterior(copy, "real-nvp-2", num_transforms=2)
     assert stages_run(dvc(copy, "repro")) >= {"train@real-nvp-2-0", "report"}
-    assert run_with_overrides() == {"report"}
+    assert run_with_overrides() == {"interpolate", "report"}
     (params,) = (copy / COPIES).glob("*/params.yaml")
     metrics = "metrics/real-nvp-2-0.json", "metrics/planar-4-0.json"
     assert [(params.parent / name).read_bytes() == (copy / name).read_bytes() for name in metrics] == [True, False]

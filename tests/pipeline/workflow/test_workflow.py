@@ -85,7 +85,7 @@ def test_without_a_server_it_does_what_dvc_repro_does(copy, prefect_home):
     dvc(by_dvc, "repro")
     ran = workflow(copy, prefect_home)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert ran_in(ran) == {"fetch", "train@planar-4-0", "evaluate@planar-4-0", "report"}
+    assert ran_in(ran) == {"fetch", "train@planar-4-0", "evaluate@planar-4-0", "interpolate", "report"}
     for name in ("dvc.lock", "reports/results.md", "metrics/planar-4-0.json"):
         assert (copy / name).read_bytes() == (by_dvc / name).read_bytes(), name
     assert stages_run(dvc(copy, "repro")) == set()
@@ -189,7 +189,7 @@ def test_an_override_trains_what_it_changes_and_then_nothing(orchestra, restored
     run = orchestra.run("reproduce/on-demand", set_params=override)
     assert run["state"]["type"] == "COMPLETED", orchestra.log(run["id"])
     ran = {name for name, state in orchestra.states(run["id"]).items() if state == "Completed"}
-    assert ran == {CHECKOUT, "fetch", "train@planar-4-0", "evaluate@planar-4-0", "report"}
+    assert ran == {CHECKOUT, "fetch", "train@planar-4-0", "evaluate@planar-4-0", "interpolate", "report"}
     line = "the results and the report of this run are in .dvc/tmp/overrides/variants-planar-4-"
     orchestra.wait_for(lambda: line in orchestra.log(run["id"]), 30)  # logs arrive a little later
     second = orchestra.run("reproduce/on-demand", set_params=override)
