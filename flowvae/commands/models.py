@@ -83,8 +83,7 @@ def reconstruct(
     check_ending(out, ".png", ".npz")
     from flowvae.commands import work
 
-    vae = work.open_model(model, device)
-    report(work.reconstruct(vae, work.open_images(vae, images, binarize, seed), out))
+    report(work.reconstruct(*work.open_both(model, device, images, binarize, seed), out))
 
 
 def interpolate(
@@ -108,8 +107,7 @@ def interpolate(
     check_ending(out, ".png", ".npz")
     from flowvae.commands import work
 
-    vae = work.open_model(model, device)
-    report(work.walk(vae, work.open_images(vae, images, binarize, seed), out, steps, path, space))
+    report(work.walk(*work.open_both(model, device, images, binarize, seed), out, steps, path, space))
 
 
 def encode(
@@ -127,8 +125,7 @@ def encode(
     check_ending(out, ".csv", ".npz")
     from flowvae.commands import work
 
-    vae = work.open_model(model, device)
-    report(work.encode(vae, work.open_images(vae, images, binarize, seed), out))
+    report(work.encode(*work.open_both(model, device, images, binarize, seed), out))
 
 
 def score(
@@ -151,8 +148,7 @@ def score(
         check_ending(out, ".csv")
     from flowvae.commands import scoring, work
 
-    vae = work.open_model(model, device)
-    report(*scoring.score(vae, work.open_images(vae, images, binarize, seed), out, samples, seed))
+    report(*scoring.score(*work.open_both(model, device, images, binarize, seed), out, samples, seed))
 
 
 def impute(
@@ -182,9 +178,8 @@ def impute(
     check_ending(out, ".png", ".npz")
     from flowvae.commands import work
 
-    vae = work.open_model(model, device)
-    given = work.open_images(vae, images, binarize, seed)
-    report(work.fill_in(vae, given, out, mask, steps, mean=mean, seed=seed))
+    opened = work.open_both(model, device, images, binarize, seed)
+    report(work.fill_in(*opened, out, mask, steps, mean=mean, seed=seed))
 
 
 def check_ending(path: Path, *endings: str) -> None:

@@ -69,6 +69,14 @@ def open_model(folder: Path, device: str | None) -> VAE:
     return plain_weights(load(folder, place))
 
 
+def open_both(
+    folder: Path, device: str | None, paths: Sequence[Path], binarization: str, seed: int
+) -> tuple[VAE, Opened]:
+    """Load a model, and read images for it (`open_model`, `open_images`)."""
+    vae = open_model(folder, device)
+    return vae, open_images(vae, paths, binarization, seed)
+
+
 def open_images(vae: VAE, paths: Sequence[Path], binarization: str, seed: int) -> Opened:
     """Read images for a model (`read_images`)."""
     shape = vae.config.image_shape

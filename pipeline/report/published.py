@@ -1,6 +1,7 @@
 """What others reached on the same images: rows of published.csv, each with its own protocol."""
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 from flowvae.data.arrays import is_eight_bit
@@ -18,9 +19,15 @@ PROTOCOL = ("source", "dataset", "binarization", "importance_samples")  # rows w
 PLAIN = {"posterior": "none", "prior": "none", "num_transforms": "0"}
 
 
+@cache
+def published_rows() -> list[dict[str, str]]:
+    """All published results."""
+    return read_csv(FILE)
+
+
 def results_on(dataset: str, binarization: str) -> list[dict[str, str]]:
     """Published results on these images, with the same kind of values: bits or 8-bit values."""
-    return [row for row in read_csv(FILE) if matches(row, dataset, binarization)]
+    return [row for row in published_rows() if matches(row, dataset, binarization)]
 
 
 def matches(row: Mapping[str, str], dataset: str, binarization: str) -> bool:
@@ -34,7 +41,7 @@ def matches(row: Mapping[str, str], dataset: str, binarization: str) -> bool:
 def own_gains(row: Mapping[str, str]) -> dict[str, float]:
     """Gains of a published result over the plain VAE of the same source and protocol; those that are known."""
     gains: dict[str, float] = {}
-    for plain in read_csv(FILE):
+    for plain in published_rows():
         same = all(plain[name] == row[name] for name in PROTOCOL) and PLAIN.items() <= plain.items()
         if same and plain != row:
             gains |= {

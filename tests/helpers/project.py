@@ -158,6 +158,16 @@ def settings_only(parent: Path) -> Path:
     return folder
 
 
+def project_with_stages(parent: Path, stages: str, params: str) -> Path:
+    """A new project with these contents of dvc.yaml and params.yaml and a source file, in which nothing has run."""
+    folder = parent / "project"
+    folder.mkdir()
+    for name, text in {"dvc.yaml": stages, "params.yaml": params, "source.txt": "source\n"}.items():
+        (folder / name).write_text(text)
+    dvc(folder, "init", "--quiet", "--no-scm")
+    return folder
+
+
 def copy_project(project: Path, *, git: bool) -> Path:
     """Copy the project's code into a new folder, with the tiny experiment."""
     for part in PARTS:

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 import pytest
 from packaging.requirements import Requirement
-from project import ROOT, dvc, stages_run
+from project import ROOT, dvc, project_with_stages, stages_run
 
 STAGES = """
 stages:
@@ -42,12 +42,7 @@ def internals():
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """The working folder: a project with a remote, in which the stages have not run."""
-    folder = tmp_path / "project"
-    folder.mkdir()
-    (folder / "dvc.yaml").write_text(STAGES)
-    (folder / "params.yaml").write_text("k: 1\n")
-    (folder / "source.txt").write_text("source\n")
-    dvc(folder, "init", "--quiet", "--no-scm")
+    folder = project_with_stages(tmp_path, STAGES, "k: 1\n")
     dvc(folder, "remote", "add", "--default", "store", str(tmp_path / "store"))
     monkeypatch.chdir(folder)
     return folder

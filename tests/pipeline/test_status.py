@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 from examples import tiny_config, training_config
-from project import ROOT, command, dvc, edit_params, environment, settings_only
+from project import ROOT, command, dvc, edit_params, environment, project_with_stages, settings_only
 
 from pipeline import paths
 from pipeline.fitting import RunSpec
@@ -44,12 +44,7 @@ MAX_SECONDS = 30  # to start a process
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """The working folder, in which nothing has run."""
-    folder = tmp_path / "project"
-    folder.mkdir()
-    (folder / "dvc.yaml").write_text(STAGES)
-    (folder / "params.yaml").write_text("runs: {a-0: 1, b-0: 1, c-0: 1}\n")
-    (folder / "source.txt").write_text("source\n")
-    dvc(folder, "init", "--quiet", "--no-scm")
+    folder = project_with_stages(tmp_path, STAGES, "runs: {a-0: 1, b-0: 1, c-0: 1}\n")
     for name, value in environment(folder).items():
         if name.startswith("DVC_"):
             monkeypatch.setenv(name, value)

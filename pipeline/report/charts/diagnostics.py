@@ -3,13 +3,13 @@
 import math
 from collections.abc import Iterable, Sequence
 
+from pipeline.params.schema import SIDES
 from pipeline.report.charts.style import HIDDEN, ZOOM, Chart, Spec, as_given, chart, variable, visible
 from pipeline.report.diagnostics import nll_excess
 from pipeline.report.figures.looks import Look, looks_of
 from pipeline.report.runs import ScoredRun
 
 GROUP = "diagnostics"
-SIDES = ("posterior", "prior")
 Curves = list[Spec]  # of {variant, color, dash, x, y}, with lists for x and y
 
 

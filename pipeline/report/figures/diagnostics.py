@@ -11,13 +11,14 @@ from pipeline.report.diagnostics import nll_excess
 from pipeline.report.figures.looks import Look, looks_of
 from pipeline.report.figures.style import add_legend, depth_axis, report_style, save_png
 from pipeline.report.runs import ScoredRun
+from pipeline.report.variants import first_seed
 
 LADJ = {"posterior_ladj": "-", "prior_ladj": "--"}  # line styles
 
 
 def diagnostics_figure(runs: Sequence[ScoredRun], path: Path) -> None:
     """Draw the diagnostics of the first seed of every variant."""
-    first = [run for run in runs if run.seed == runs[0].seed]
+    first = first_seed(runs)
     looks = looks_of(first)
     with report_style():
         figure, panels = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
