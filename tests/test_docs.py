@@ -256,7 +256,7 @@ def test_python_of_the_page_runs(page, tmp_path):
 
 def test_python_of_pages_is_found():
     """Otherwise the test above would pass because there is nothing to run."""
-    assert {page.name for page in PAGES if python_of(read(page))} == {"formulas.md", "own-flow.md"}
+    assert {page.name for page in PAGES if python_of(read(page))} == {"formulas.md", "hand-on.md", "own-flow.md"}
 
 
 def test_example_of_a_study_is_valid():

@@ -16,7 +16,8 @@ LAYERS = [
     ["config", "errors", "files", "randomness"],
     ["model", "data", "estimates", "pictures"],
     ["training", "datasets", "evaluation", "interpolation", "imputation", "nearest", "sampling", "adapters"],
-    ["diagnostics"],
+    ["diagnostics", "description", "rows"],
+    ["export"],
     ["__init__"],
     ["commands"],
     ["__main__"],
@@ -103,6 +104,8 @@ def test_library_imports_neither_the_pipeline_nor_its_peers(root):
     [
         ("flowvae", "torchvision", ("flowvae/datasets/",)),
         ("flowvae", "mlxtend", ("flowvae/datasets/",)),
+        ("flowvae", "onnxruntime", ("flowvae/export/",)),
+        ("flowvae", "huggingface_hub", ("flowvae/export/",)),
         ("pipeline", "ray", ("pipeline/distributed/",)),
         ("pipeline", "prefect", ("pipeline/workflow/",)),
         ("pipeline", "dvc", ("pipeline/dvc_internals.py",)),

@@ -131,9 +131,23 @@ def test_library_trains_where_only_its_requirements_are_installed(wheel, tmp_pat
     assert seen["file"] == str(packages / "flowvae/__init__.py") and not seen["pipeline"]
     assert seen["version"] == wheel.name.split("-")[1]
     assert {canonicalize_name(name) for name in seen["installed"]} == needed | {"flowvae"}
-    command = python.with_name("flowvae")
-    assert "parameters" in run(command, "info", "model", cwd=tmp_path)
-    run(command, "sample", "model", "-o", "samples.png", cwd=tmp_path)
-    assert "bits per dimension" in run(command, "score", "model", "samples.png", "--samples", "2", cwd=tmp_path)
-    outside = subprocess.run([command, "status"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (outside.returncode, outside.stdout) == (1, "") and "not a project" in outside.stderr
+    check_commands(python.with_name("flowvae"), tmp_path)
+
+
+def check_commands(command: Path, folder: Path) -> None:
+    """Every command on a model answers; what takes an extra or a project says so."""
+    assert "model card" in run(command, "export", "model", "-o", "exported", cwd=folder)
+    assert "parameters" in run(command, "info", "exported", cwd=folder)
+    run(command, "sample", "exported", "-o", "images.npz", "-n", "4", cwd=folder)
+    assert "bits per dimension" in run(command, "score", "model", "images.npz", "--samples", "2", cwd=folder)
+    for words in (("reconstruct",), ("interpolate",), ("encode",), ("impute", "--mask", "lower-half", "--steps", "2")):
+        run(command, words[0], "model", "images.npz", "-o", f"{words[0]}.npz", *words[1:], cwd=folder)
+        assert (folder / f"{words[0]}.npz").stat().st_size
+    for words, complaint in (
+        (("export", "model", "-o", "other", "--onnx"), "onnx, onnxruntime, onnxscript: not installed; pip install"),
+        (("push", "model", "me/model"), "huggingface_hub: not installed; pip install"),
+        (("status",), "not a project"),
+    ):
+        ran = subprocess.run([command, *words], cwd=folder, capture_output=True, text=True, check=False)
+        assert (ran.returncode, ran.stdout, ran.stderr.count("\n")) == (1, "", 1) and complaint in ran.stderr, ran
+    assert not (folder / "other").exists()

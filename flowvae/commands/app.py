@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from flowvae.commands import models, projects
+from flowvae.commands import models, projects, sharing
 from flowvae.commands.one_line import OneLineGroup
 
 app = typer.Typer(
@@ -41,6 +41,7 @@ def options(
 
 
 models.add_to(app)
+sharing.add_to(app)
 projects.add_to(app)
 
 

@@ -42,10 +42,11 @@ def info(model: Model) -> None:
 
     They are its images, latents, flows, networks and parameters, how it was trained, and its metrics if it has them.
     """
-    from flowvae.commands.description import describe
+    from flowvae.description import describe
 
-    for name, value in describe(model).items():
-        typer.echo(f"{name:<14} {value}")
+    described = describe(model)
+    width = max(map(len, described))
+    report(*(f"{name:<{width}}  {value}" for name, value in described.items()))
 
 
 def sample(

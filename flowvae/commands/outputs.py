@@ -12,10 +12,8 @@ from torch import Tensor
 from flowvae.config import MAX_PIXEL
 from flowvae.errors import InputError
 from flowvae.files import write_atomically
-from flowvae.pictures import as_ink, image_grid, rows_of, write_png
-
-COLUMNS = 16
-SIDE = 56  # pixels in a picture, to which smaller images are enlarged
+from flowvae.pictures import write_png
+from flowvae.rows import CHANNELS, COLUMNS, picture_of
 
 
 def write_rows(path: Path, *sets: Tensor, columns: int = COLUMNS) -> None:
@@ -30,10 +28,9 @@ def write_rows(path: Path, *sets: Tensor, columns: int = COLUMNS) -> None:
         InputError: images have neither one channel nor three.
     """
     channels = sets[0].shape[1]
-    if channels not in (1, 3):
+    if channels not in CHANNELS:
         raise InputError(f"--out: {path}: a picture has one channel or three, these images have {channels}; use .npz")
-    rows = torch.stack([rows_of(as_ink(images, eight_bit=True), columns) for images in sets], dim=1).flatten(0, 1)
-    write_png(path, image_grid(rows, max(1, SIDE // max(rows.shape[-2:]))))
+    write_png(path, picture_of(*sets, columns=columns))
 
 
 def write_npz(path: Path, **arrays: Tensor | np.ndarray | Sequence[str]) -> None:

@@ -17,7 +17,7 @@ from flowvae.commands.projects import QUIET
 
 ROOT = Path(__file__).parents[3]
 COMMANDS = (
-    *("info", "sample", "reconstruct", "interpolate", "encode", "score", "impute"),
+    *("info", "sample", "reconstruct", "interpolate", "encode", "score", "impute", "export", "push"),
     *("run", "preset", "submit", "status"),
 )
 HEAVY = ("torch", "numpy", "PIL", "safetensors", "rich", "flowvae.model", "flowvae.config")

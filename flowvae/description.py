@@ -12,6 +12,7 @@ from flowvae.model.networks import plain_weights
 from flowvae.model.vae import VAE
 
 TRAINING = "training.json"  # which the stage `train` writes beside the weights
+METRICS = "metrics.json"  # which `flowvae export` writes beside them
 OF_THE_RUN = ("variant", "seed", "epochs")
 
 
@@ -21,8 +22,9 @@ def describe(folder: Path) -> dict[str, str]:
     Raises:
         InputError: a file is missing or damaged.
     """
-    vae, trained = plain_weights(load(folder)), read_training(folder)
-    return describe_model(vae) | describe_training(trained)
+    vae, trained, metrics = plain_weights(load(folder)), read_object(folder / TRAINING), read_object(folder / METRICS)
+    metrics.pop("parameters", None)  # those of the model are there
+    return describe_model(vae) | describe_training(trained) | texts(metrics)
 
 
 def describe_model(vae: VAE) -> dict[str, str]:
@@ -39,8 +41,13 @@ def describe_model(vae: VAE) -> dict[str, str]:
         "likelihood": settings_text(config.likelihood, "name"),
         "encoder": settings_text(config.encoder, "name"),
         "decoder": settings_text(config.decoder, "name"),
-        "parameters": f"{sum(weight.numel() for weight in vae.parameters()):,}",
+        "parameters": f"{count_parameters(vae):,}",
     }
+
+
+def count_parameters(vae: VAE) -> int:
+    """Numbers that training adjusts."""
+    return sum(weight.numel() for weight in vae.parameters())
 
 
 def size_text(shape: tuple[int, ...]) -> str:
@@ -68,18 +75,24 @@ def value_text(value: Any) -> str:
 
 def describe_training(trained: Mapping[str, Any]) -> dict[str, str]:
     """How a model was trained, and its metrics."""
-    run = {name: str(trained[name]) for name in OF_THE_RUN if name in trained}
     metrics = trained.get("metrics")
-    return run | {str(name): str(value) for name, value in (metrics if isinstance(metrics, Mapping) else {}).items()}
+    return texts(
+        {name: trained[name] for name in OF_THE_RUN if name in trained}
+        | (dict(metrics) if isinstance(metrics, Mapping) else {})
+    )
 
 
-def read_training(folder: Path) -> Mapping[str, Any]:
-    """The contents of training.json; none if there is no such file.
+def texts(values: Mapping[str, Any]) -> dict[str, str]:
+    """Names and values as text."""
+    return {str(name): str(value) for name, value in values.items()}
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The contents of a JSON file; none if there is no such file.
 
     Raises:
         InputError: it is damaged, or cannot be read.
     """
-    path = folder / TRAINING
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -87,7 +100,7 @@ def read_training(folder: Path) -> Mapping[str, Any]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
-        raise InputError(f"{path}: damaged, not JSON; remove it, or train the variant again") from error
+        raise InputError(f"{path}: damaged, not JSON; remove it, or create it again") from error
     if not isinstance(content, dict):
-        raise InputError(f"{path}: damaged, expected a JSON object; remove it, or train the variant again")
+        raise InputError(f"{path}: damaged, expected a JSON object; remove it, or create it again")
     return content
