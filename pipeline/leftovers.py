@@ -15,10 +15,12 @@ OF_RUNS = {
     paths.METRICS: (".json",),
     paths.PROTOCOLS: (".json",),
     paths.DIAGNOSTICS: (".json",),
+    paths.DOWNSTREAM: (".json",),
     paths.SCORES: (".safetensors",),
     paths.FIGURES / "samples": (".png",),
     paths.FIGURES / "nearest": (".png",),
     paths.FIGURES / "reconstructions": (".png",),
+    paths.FIGURES / "imputations": (".png",),
 }
 OF_STUDIES = {paths.STUDIES: (".csv", ".yaml")}
 

@@ -12,6 +12,7 @@ METRICS = Path("metrics")
 SCORES = Path("scores")
 PROTOCOLS = METRICS / "protocol"
 DIAGNOSTICS = METRICS / "diagnostics"
+DOWNSTREAM = METRICS / "downstream"
 REPORTS = Path("reports")
 STUDIES = REPORTS / "studies"
 FIGURES = REPORTS / "figures"

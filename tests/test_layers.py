@@ -15,9 +15,10 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     ["config", "errors", "files", "randomness"],
     ["model", "data", "estimates", "pictures"],
+    ["labels"],
     ["training", "datasets", "evaluation", "interpolation", "imputation", "nearest", "sampling", "adapters"],
-    ["diagnostics", "description", "rows"],
-    ["export"],
+    ["diagnostics", "annealing", "description", "rows"],
+    ["conditional", "export"],
     ["__init__"],
     ["commands"],
     ["__main__"],

@@ -72,16 +72,20 @@ def read_arrays(root: Path, data: DataConfig) -> RawDataset:
     with array_errors(path), open_arrays(path) as arrays:
         parts = parts_of(path, arrays)
         pixels = {split: arrays[name] for split, name in parts.images.items()}
-        given_labels = {split: arrays[name] for split, name in parts.labels.items() if split in (ALL, "test")}
+        given = {split: arrays[name] for split, name in parts.labels.items() if split != "valid"}
     images = {split: as_images(path, parts.images[split], pixels[split], data.arrays.shape) for split in pixels}
     splits, description = split_rows({split: len(array) for split, array in images.items()}, data)
+    labels = {
+        source: labels_of(path, parts.labels[source], array, len(images[source])) for source, array in given.items()
+    }
     source, test_rows = splits["test"]
-    labels = np.arange(len(images[source]))  # without labels each image is a class of its own
-    if source in given_labels:
-        labels = labels_of(path, parts.labels[source], given_labels[source], len(labels))
+    without = np.arange(len(images[source]))  # each image is a class of its own
+    train_source, train_rows = splits["train"]
+    is_labelled = source in labels and train_source in labels
     return RawDataset(
         images={split: RawArrays.of(images[source], rows) for split, (source, rows) in splits.items()},
-        test_labels=as_labels(labels[test_rows]),
+        test_labels=as_labels(labels.get(source, without)[test_rows]),
+        train_labels=as_labels(labels[train_source][train_rows]) if is_labelled else None,
         dataset=f"arrays {path.name}",
         origin=f"arrays in {path.name}",
         split=description,

@@ -18,6 +18,7 @@ FILE = WebFile(
     "https://people.cs.umass.edu/~marlin/data/caltech101_silhouettes_28_split1.mat",
     "4483e9c14b188fd09937f9ea6f9ea777",
 )
+LABELS = {"train": "train_labels", "test": "test_labels"}
 KEYS = {"train": "train_data", "valid": "val_data", "test": "test_data"}
 
 
@@ -31,11 +32,13 @@ def read_silhouettes(root: Path, data: DataConfig) -> RawDataset:
     """
     from scipy.io import loadmat
 
-    content = loadmat(checked_path(FILE, root, TITLE), variable_names=[*KEYS.values(), "test_labels"])
+    content = loadmat(checked_path(FILE, root, TITLE), variable_names=[*KEYS.values(), *LABELS.values()])
     images = {split: inverted(content[KEYS[split]]) for split in SPLITS}
+    labels = {split: as_labels(content[key].astype(np.int64).ravel() - 1) for split, key in LABELS.items()}
     return RawDataset(
         images={split: RawArrays.of(pixels) for split, pixels in images.items()},
-        test_labels=as_labels(content["test_labels"].astype(np.int64).ravel() - 1),
+        test_labels=labels["test"],
+        train_labels=labels["train"],
         dataset=TITLE,
         origin="Caltech 101 Silhouettes, Benjamin Marlin, from Caltech 101, Fei-Fei Li et al.",
         split=f"{' / '.join(f'{len(pixels):,}' for pixels in images.values())}, as in the file",

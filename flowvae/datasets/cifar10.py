@@ -16,10 +16,11 @@ def read_cifar10(root: Path, data: DataConfig) -> RawDataset:
 
     with torchvision_errors("CIFAR10", root / CIFAR10.base_folder):
         training, test = (CIFAR10(str(root), train=train) for train in (True, False))
+    images = train_and_valid(RawArrays.of(training.data.transpose(0, 3, 1, 2)), data)
     return RawDataset(
-        images=train_and_valid(RawArrays.of(training.data.transpose(0, 3, 1, 2)), data)
-        | {"test": RawArrays.of(test.data.transpose(0, 3, 1, 2))},
+        images=images | {"test": RawArrays.of(test.data.transpose(0, 3, 1, 2))},
         test_labels=as_labels(test.targets),
+        train_labels=images["train"].labels(training.targets),
         dataset="CIFAR10",
         origin="CIFAR-10, Alex Krizhevsky, Vinod Nair, Geoffrey Hinton",
         split=split_text(data, "training images", "test images"),

@@ -131,8 +131,17 @@ def decode_dataset(
     if not dataset.files:
         return Decoded(dataset, {})
     arrays, corrupt = decode_files(dataset.files, folder, num_processes, on_progress)
-    labels = np.delete(dataset.test_labels, list(corrupt.get("test", {})))
-    return Decoded(replace(dataset, images={**dataset.images, **arrays}, test_labels=labels), corrupt)
+
+    def readable(labels: np.ndarray, split: str) -> np.ndarray:
+        return np.delete(labels, list(corrupt.get(split, {})))
+
+    readable_set = replace(
+        dataset,
+        images={**dataset.images, **arrays},
+        test_labels=readable(dataset.test_labels, "test"),
+        train_labels=None if dataset.train_labels is None else readable(dataset.train_labels, "train"),
+    )
+    return Decoded(readable_set, corrupt)
 
 
 def all_chunks(images: Mapping[str, RawFiles]) -> Iterator[Chunk]:

@@ -22,9 +22,11 @@ def read_emnist(root: Path, data: DataConfig) -> RawDataset:
     split = data.emnist.split
     with torchvision_errors(f"EMNIST {split}", root / "EMNIST/raw"):
         training, test = (EMNIST(str(root), split, train=train) for train in (True, False))
+    images = train_and_valid(grey_arrays(training.data.mT), data)
     return RawDataset(
-        images=train_and_valid(grey_arrays(training.data.mT), data) | {"test": grey_arrays(test.data.mT)},
+        images=images | {"test": grey_arrays(test.data.mT)},
         test_labels=as_labels(test.targets),
+        train_labels=images["train"].labels(training.targets),
         dataset=f"EMNIST {split}",
         origin="EMNIST, Gregory Cohen, Saeed Afshar, Jonathan Tapson, André van Schaik",
         split=split_text(data, "training images", "test images"),

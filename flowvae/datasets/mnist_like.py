@@ -45,9 +45,11 @@ def mnist_like_reader(name: str, title: str, origin: str) -> Callable[[Path, Dat
             for file, md5 in dataset.resources:
                 check_against_archive(folder / file, md5)
             training, test = (dataset(str(root), train=train) for train in (True, False))
+        images = train_and_valid(grey_arrays(training.data), data)
         return RawDataset(
-            images=train_and_valid(grey_arrays(training.data), data) | {"test": grey_arrays(test.data)},
+            images=images | {"test": grey_arrays(test.data)},
             test_labels=as_labels(test.targets),
+            train_labels=images["train"].labels(training.targets),
             dataset=title,
             origin=origin,
             split=split_text(data, "training images", "test images"),

@@ -29,16 +29,18 @@ def read_omniglot_burda(root: Path, data: DataConfig) -> RawDataset:
     from scipy.io import loadmat
 
     path = checked_path(FILE, root, TITLE)
-    content = loadmat(path, variable_names=["data", "testdata", "testtarget"])
+    content = loadmat(path, variable_names=["data", "target", "testdata", "testtarget"])
     training, test = (grey_images(content[key], path) for key in ("data", "testdata"))
     kept, out = held_out(len(training), VALID_FRACTION, data.seed)
+    images = RawArrays.of(training, kept)
     return RawDataset(
         images={
-            "train": RawArrays.of(training, kept),
+            "train": images,
             "valid": RawArrays.of(training, out),
             "test": RawArrays.of(test),
         },
         test_labels=as_labels(content["testtarget"].argmax(0)),
+        train_labels=images.labels(content["target"].argmax(0)),
         dataset="Omniglot, 28 x 28 of arXiv:1509.00519",
         origin="Omniglot, Brenden Lake, Ruslan Salakhutdinov, Joshua Tenenbaum; resized and split by Yuri Burda",
         split=f"{len(training):,} training images less {len(out):,} of them drawn for validation (seed {data.seed}), "

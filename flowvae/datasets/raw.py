@@ -13,6 +13,8 @@ from flowvae.datasets.decoder import DecodeOptions
 from flowvae.errors import InputError
 from flowvae.randomness import generator
 
+Labels = Sequence[int] | np.ndarray | torch.Tensor
+
 
 @dataclass(frozen=True)
 class RawArrays:
@@ -41,6 +43,11 @@ class RawArrays:
         """The images at some positions of a set with a single part."""
         ((array, rows),) = self.parts
         return RawArrays.of(array, rows[indices])
+
+    def labels(self, *of_parts: Labels) -> np.ndarray:
+        """Labels of the images, given those of the whole array of each part."""
+        pairs = zip(of_parts, self.parts, strict=True)
+        return np.concatenate([as_labels(labels)[rows] for labels, (_, rows) in pairs])
 
     def chunks(self, size: int) -> Iterator[np.ndarray]:
         """All images in order, at most `size` at a time."""
@@ -94,6 +101,7 @@ class RawDataset:
         bits: whether the images are already bits, not grey values or colours.
         banner: warning that readers need before they compare numbers; None for the full data.
         note: what else a user should know; it is not part of the protocol.
+        train_labels: of the training images, with the numbers of `test_labels`; None if there are none.
         skipped: path and reason of each image that could not be read and is not among the images, by split; '' is the
             split of images that were to be drawn.
     """
@@ -107,6 +115,7 @@ class RawDataset:
     bits: bool = False
     banner: str | None = None
     note: str | None = None
+    train_labels: np.ndarray | None = None
     skipped: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
@@ -136,7 +145,7 @@ def held_out(count: int, fraction: float, seed: int) -> tuple[np.ndarray, np.nda
     return np.sort(order[num_out:]), np.sort(order[:num_out])
 
 
-def as_labels(labels: Sequence[int] | np.ndarray | torch.Tensor) -> np.ndarray:
+def as_labels(labels: Labels) -> np.ndarray:
     """Class numbers as uint8, or as int64 if one does not fit."""
     array = np.asarray(labels, dtype=np.int64)
     return array.astype(np.uint8) if array.max(initial=0) < 256 else array

@@ -153,6 +153,7 @@ def read_shards(root: Path, data: DataConfig) -> RawDataset:
     return RawDataset(
         images={split: RawArrays.of(images, positions) for split, positions in rows.items()},
         test_labels=as_labels(labels[rows["test"]]),
+        train_labels=as_labels(labels[rows["train"]]),
         dataset=f"shards {name}",
         origin=f"images in the shards {name}",
         split="; ".join(filter(None, (by_names, drawn))),

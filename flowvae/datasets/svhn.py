@@ -25,12 +25,15 @@ def read_svhn(root: Path, data: DataConfig) -> RawDataset:
     file as a whole: 0.25 GB, and 1.6 GB for `extra`.
     """
     training, test = read_part(root, "train"), read_part(root, "test")
-    images = train_and_valid(RawArrays.of(training.data), data)
+    images, labels = train_and_valid(RawArrays.of(training.data), data), [training.labels]
     if data.svhn.extra:
-        images["train"] = RawArrays(images["train"].parts + RawArrays.of(read_part(root, "extra").data).parts)
+        extra = read_part(root, "extra")
+        images["train"] = RawArrays(images["train"].parts + RawArrays.of(extra.data).parts)
+        labels.append(extra.labels)
     return RawDataset(
         images=images | {"test": RawArrays.of(test.data)},
         test_labels=as_labels(test.labels),
+        train_labels=images["train"].labels(*labels),
         dataset="SVHN with extra" if data.svhn.extra else "SVHN",
         origin="The Street View House Numbers, Yuval Netzer et al.",
         split=split_text(data, "training images", "test images") + (", extra for training" if data.svhn.extra else ""),

@@ -16,6 +16,7 @@ from torch import Tensor
 from flowvae.data.arrays import LABELS, PROVENANCE, SOURCE, SPLITS, ArrayInfo, Metadata, Provenance
 from flowvae.datasets.raw import RawArrays, RawDataset, RawFiles
 from flowvae.files import sha256, write_atomically
+from flowvae.labels import write_train_labels
 
 CHUNK, CHUNK_BYTES = 500, 16 << 20  # images written at a time; fewer if they are large
 Binarize = Callable[[Iterable[Tensor], int], Iterator[Tensor]]
@@ -37,7 +38,7 @@ class Preparation:
 
 
 def write_arrays(folder: Path, dataset: RawDataset, binarize: Binarize, preparation: Preparation) -> Metadata:
-    """Write `<split>.npy` and `test_labels.npy`, what each means into a .json file beside it, and where they come from.
+    """Write `<split>.npy`, labels, what each means into a .json file beside it, and where they come from.
 
     Args:
         folder: created if necessary.
@@ -55,6 +56,7 @@ def write_arrays(folder: Path, dataset: RawDataset, binarize: Binarize, preparat
     buffer = io.BytesIO()  # np.save to a file hides the reason if writing fails
     np.save(buffer, dataset.test_labels)
     write_atomically(folder / f"{LABELS}.npy", buffer.getvalue())
+    write_train_labels(folder, dataset.train_labels, len(arrays["train"]))
     shapes = {split: (len(images), *images.image_shape) for split, images in arrays.items()}
     metadata = Metadata(
         arrays={

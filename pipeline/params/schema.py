@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from flowvae.config import Config, ImageShape, NonNegativeInt, PositiveInt
@@ -131,6 +131,50 @@ class StudyConfig(Config):
     early_stopping: Annotated[NoEarlyStopping | ASHA, Field(discriminator="name")]
 
 
+class ImputationConfig(Config):
+    """Imputation of the lower half of test images.
+
+    Attributes:
+        num_images: whose missing pixels are scored, among those whose NLL is measured; 0 for none.
+        num_particles: of the sampler that scores the observed pixels, per image.
+        num_temperatures: of the sampler.
+        num_steps: of the chain that draws the figure.
+    """
+
+    num_images: NonNegativeInt
+    num_particles: Annotated[int, Field(ge=2)]
+    num_temperatures: PositiveInt
+    num_steps: PositiveInt
+
+    @field_validator("num_images")
+    @classmethod
+    def _enough_for_an_error(cls, count: int) -> int:
+        if count == 1:
+            raise PydanticCustomError("too_few", "expected 0 or at least 2")
+        return count
+
+
+class ProbeConfig(Config):
+    """A linear classifier on latents.
+
+    Attributes:
+        num_labels: numbers of labelled training images per class; none to leave the probe out.
+        num_draws: of the labelled images.
+        regularization: C of scikit-learn's LogisticRegression.
+    """
+
+    num_labels: Annotated[tuple[PositiveInt, ...], Field(strict=False), AfterValidator(_each_value_once)]
+    num_draws: PositiveInt
+    regularization: Annotated[float, Field(gt=0)]
+
+
+class DownstreamConfig(Config):
+    """What the latents of a trained model are good for."""
+
+    imputation: ImputationConfig
+    probe: ProbeConfig
+
+
 class InterpolationConfig(Config):
     """Paths between pairs of test images, for two variants side by side; the labels of a pair differ if possible."""
 
@@ -159,6 +203,7 @@ class Params(Config):
     seeds: Seeds
     training: TrainingConfig
     evaluation: EvaluationConfig
+    downstream: DownstreamConfig
     interpolation: InterpolationConfig
     studies: dict[Name, StudyConfig]
     report: ReportConfig

@@ -7,9 +7,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline import paths
-from pipeline.report import diagnostics, published, studies
+from pipeline.report import diagnostics, downstream, published, studies
 from pipeline.report.charts import curves, depth
 from pipeline.report.charts.diagnostics import diagnostics_charts
+from pipeline.report.charts.downstream import downstream_charts
 from pipeline.report.charts.maps import map_charts
 from pipeline.report.charts.style import colors
 from pipeline.report.embedding import data_uri
@@ -25,7 +26,7 @@ from pipeline.report.page import (
     Report,
 )
 from pipeline.report.table import unproven, variant_table
-from pipeline.report.variants import GALLERIES, first_seed, pictures, settings_text
+from pipeline.report.variants import GALLERIES, IMPUTATIONS, first_seed, pictures, settings_text
 
 FOLDER = Path(__file__).parent
 
@@ -64,6 +65,9 @@ def tables(report: Report) -> dict[str, Any]:
         ],
         "study_caption": STUDY_CAPTION,
         "study_headings": studies.HEADINGS,
+        "downstream_headings": downstream.headings(report.runs),
+        "downstream": downstream.downstream_table(report.runs, report.params.report.reference),
+        "downstream_notes": downstream.notes(report.runs),
         "diagnostics_note": diagnostics.NOTE,
         "diagnostics_headings": diagnostics.HEADINGS,
         "diagnostics": diagnostics.diagnostics_table(report.runs),
@@ -84,6 +88,7 @@ def figures(report: Report) -> dict[str, Any]:
         "paths_note": paths_note(report.params.interpolation),
         "variants": [run.variant for run in runs],
         "galleries": [{"gallery": gallery, "pictures": pictures(gallery, runs)} for gallery in GALLERIES],
+        "imputations": {"gallery": IMPUTATIONS, "pictures": pictures(IMPUTATIONS, runs)},
     }
 
 
@@ -102,6 +107,7 @@ def charts(report: Report) -> dict[str, Any]:
         "depth_charts": depth.depth_charts(report.rows, first),
         "depth_legend": depth.depth_legend(report.rows, first),
         "diagnostics_charts": diagnostics_charts(first_seed(report.runs)),
+        "downstream_charts": downstream_charts(first_seed(report.runs)),
         "map_charts": map_charts(report.latents),
         "curve_charts": curves.curve_charts(report.runs),
         "curve_legend": curves.variant_legend(looks),

@@ -21,7 +21,7 @@ COMMANDS = (
     (".venv/bin/dvc status", "whether the results belong to the code and params.yaml"),
     ("make repro", "makes whatever does not"),
 )
-SECTIONS = ("model", "training", "evaluation")  # of the protocol, the same for all variants
+SECTIONS = ("model", "training", "evaluation", "downstream")  # of the protocol, the same for all variants
 Settings = list[tuple[str, str]]
 
 

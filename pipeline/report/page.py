@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from flowvae.data.arrays import Metadata
 from pipeline import paths
 from pipeline.params.schema import InterpolationConfig, Params
-from pipeline.report import diagnostics, published, studies
+from pipeline.report import diagnostics, downstream, published, studies
 from pipeline.report.headline import Findings, findings
 from pipeline.report.latents import Latents
 from pipeline.report.making import COMMANDS, NOTES, settings_used
 from pipeline.report.runs import ScoredRun
 from pipeline.report.studies import StudyResult
 from pipeline.report.table import NLL, Summary, lowest, markdown, protocol_text, unproven, variant_table
-from pipeline.report.variants import GALLERIES
+from pipeline.report.variants import GALLERIES, IMPUTATIONS
 
 STUDY_FIGURES = paths.FIGURES / "studies"
 AGAINST_TIME = paths.FIGURES / "against_time.png"  # not an output: see `pipeline.stages.report`
@@ -91,7 +91,13 @@ def markdown_page(report: Report) -> str:
             f"![Study {study.name}: each term against depth](figures/studies/{study.name}.png)",
             markdown(studies.HEADINGS, study.table()),
         ]
+    parts.append("## What the posterior is good for")
+    if len(columns := downstream.headings(report.runs)) > 1:
+        parts.append(markdown(columns, downstream.downstream_table(report.runs, report.params.report.reference)))
     parts += [
+        *downstream.notes(report.runs),
+        f"![Imputations of {best.name}](figures/{IMPUTATIONS.folder}/{best.name}.png)",
+        f"Imputations of {best.variant}, seed {best.seed}. {IMPUTATIONS.note}",
         "## Diagnostics",
         diagnostics.NOTE,
         "![Diagnostics](figures/diagnostics.png)",

@@ -1,6 +1,6 @@
 """The runs of a report: scores, protocol and learning curve of each. Two protocols never meet in one report."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ DIAGNOSTICS = {
     *("kl_per_dim", "posterior_ladj", "prior_ladj", "prior_gap", "round_trip", "nll_by_draws"),
     *("median_effective_samples", "nearest"),
 }
+DOWNSTREAM = {"imputation", "probe"}
 CURVE_COLUMNS = ("epoch", "train_negative_elbo", "valid_negative_elbo")
 
 
@@ -41,6 +42,7 @@ class ScoredRun:
     curve: list[dict[str, float]]
     images: ImageScores
     diagnostics: Mapping[str, Any]
+    downstream: Mapping[str, Any]
 
     @property
     def name(self) -> str:
@@ -148,7 +150,8 @@ def read_run(params: Params, metadata: Metadata, variant: str, seed: int) -> Sco
         protocol=protocol,
         curve=read_curve(paths.CURVES / f"{name}.csv"),
         images=read_image_scores(name, protocol),
-        diagnostics=read_diagnostics(paths.DIAGNOSTICS / f"{name}.json"),
+        diagnostics=read_complete(paths.DIAGNOSTICS / f"{name}.json", DIAGNOSTICS),
+        downstream=read_complete(paths.DOWNSTREAM / f"{name}.json", DOWNSTREAM),
     )
 
 
@@ -189,14 +192,14 @@ def read_protocol(path: Path, metadata: Metadata) -> dict[str, Any]:
     return protocol | {"data": metadata.provenance.model_dump() | images}
 
 
-def read_diagnostics(path: Path) -> dict[str, Any]:
-    """Read the diagnostics of a run and check that all are there.
+def read_complete(path: Path, keys: Set[str]) -> dict[str, Any]:
+    """Read results of a run and check that all are there.
 
     Raises:
         InputError: the file is missing or damaged.
     """
     content = read_json(path)
-    if missing := DIAGNOSTICS - content.keys():
+    if missing := keys - content.keys():
         raise InputError(f"{path}: lacks {', '.join(sorted(missing))}; run dvc repro to fix it")
     return content
 

@@ -47,6 +47,14 @@ GALLERIES = (
 )
 
 
+IMPUTATIONS = Gallery(
+    "imputations",
+    "Imputations",
+    "Test images, the half that is observed, and draws of the lower half by the Markov chain z ~ q(z|x), "
+    "x_missing ~ p(x_missing|z), which starts from random pixels. Draws of one image are below each other.",
+)
+
+
 def first_seed(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
     """One run per variant, whose pictures are shown."""
     return [run for run in runs if run.seed == runs[0].seed]

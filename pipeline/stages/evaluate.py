@@ -10,18 +10,21 @@ from typing import Any
 
 import torch
 
-from flowvae.data.arrays import open_images, read_info, read_metadata
+from flowvae.data.arrays import open_images, open_labels, read_info, read_metadata
 from flowvae.diagnostics import Diagnostics, diagnose
 from flowvae.evaluation import Evaluation, EvaluationConfig, evaluate
+from flowvae.labels import read_train_labels
 from flowvae.model.loading import load
 from flowvae.model.networks import plain_weights
 from flowvae.model.vae import VAE
 from flowvae.pictures import write_png
 from pipeline import paths
 from pipeline.device import device_text, keep_freed_memory, pick_device
+from pipeline.downstream import Downstream, measure
 from pipeline.files import read_json, write_json
 from pipeline.galleries import Galleries, draw_galleries
-from pipeline.params.schema import Params, run_name
+from pipeline.params.schema import DownstreamConfig, Params, run_name
+from pipeline.probe import LabelledImages, draw_labelled
 from pipeline.running.placement import find_placement
 from pipeline.running.timings import record_timing
 from pipeline.scores import flat_metrics
@@ -41,7 +44,14 @@ def run(params: Params, variant: str, seed: int) -> None:
     placement = find_placement(None, torch.get_num_threads(), torch.cuda.device_count(), os.environ)
     test, vae = read_info(paths.PREPARED, "test"), load(paths.MODELS / name, "cpu")
     trained = read_json(paths.MODELS / name / "training.json")
-    call = partial(score, plain_weights(vae), config)
+    labelled = draw_labelled(
+        read_train_labels(paths.PREPARED),
+        open_labels(paths.PREPARED).numpy(),
+        params.downstream.probe.num_labels,
+        params.downstream.probe.num_draws,
+        config.seed,
+    )
+    call = partial(score, plain_weights(vae), config, params.downstream, labelled)
     if placement.address:
         from pipeline.distributed.remote import compute_on_ray
 
@@ -51,17 +61,21 @@ def run(params: Params, variant: str, seed: int) -> None:
     evaluation, seconds = scored.evaluation, scored.seconds
     num_images = test.shape[0]
     num_passes = num_images * config.num_elbo_samples + evaluation.num_nll_images * config.num_importance_samples
-    write_json(paths.METRICS / f"{name}.json", flat_metrics(evaluation, vae, test.image_shape))
+    write_json(
+        paths.METRICS / f"{name}.json", flat_metrics(evaluation, vae, test.image_shape) | scored.downstream.metrics()
+    )
     evaluation.images.save(paths.SCORES / f"{name}.safetensors")
     write_json(paths.DIAGNOSTICS / f"{name}.json", diagnostics_content(scored))
+    write_json(paths.DOWNSTREAM / f"{name}.json", scored.downstream.content())
     counts = {"num_nll_images": evaluation.num_nll_images}
     protocol = {
         **trained,
         "data": trained["data"] | {"test": test.model_dump()},
         "evaluation": config.model_dump() | counts,
+        "downstream": params.downstream.model_dump(),
     }
     write_json(paths.PROTOCOLS / f"{name}.json", protocol)
-    for folder, figure in scored.galleries.figures.items():
+    for folder, figure in (scored.galleries.figures | {"imputations": scored.downstream.figure}).items():
         write_png(paths.FIGURES / folder / f"{name}.png", figure)
     record_timing(
         "evaluate",
@@ -121,6 +135,7 @@ class Scored:
         evaluation: the estimates.
         diagnostics: of the latents.
         galleries: figures of samples and reconstructions.
+        downstream: what the latents are good for.
         seconds: duration of the evaluation.
         device: description.
     """
@@ -128,11 +143,19 @@ class Scored:
     evaluation: Evaluation
     diagnostics: Diagnostics
     galleries: Galleries
+    downstream: Downstream
     seconds: float
     device: str
 
 
-def score(vae: VAE, config: EvaluationConfig, prepared: Path, device: torch.device) -> Scored:
+def score(
+    vae: VAE,
+    config: EvaluationConfig,
+    downstream: DownstreamConfig,
+    labelled: LabelledImages | None,
+    prepared: Path,
+    device: torch.device,
+) -> Scored:
     """Evaluate a model and draw its figures on a device, with the images in the folder `prepared`."""
     keep_freed_memory()
     images, vae = open_images(prepared, "test", device), vae.to(device)
@@ -140,5 +163,7 @@ def score(vae: VAE, config: EvaluationConfig, prepared: Path, device: torch.devi
     evaluation = evaluate(vae, images, config)
     seconds = time.monotonic() - started
     diagnostics = diagnose(vae, images, config)
-    galleries = draw_galleries(vae, open_images(prepared, "train", device), images, config)
-    return Scored(evaluation, diagnostics, galleries, seconds, device_text(device))
+    train = open_images(prepared, "train", device)
+    galleries = draw_galleries(vae, train, images, config)
+    measured = measure(vae, downstream, train, images, evaluation.images, labelled, config.seed)
+    return Scored(evaluation, diagnostics, galleries, measured, seconds, device_text(device))

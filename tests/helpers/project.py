@@ -220,6 +220,8 @@ def shrink(params: Any) -> None:
     params["training"].update(epochs=1, min_steps=0, batch_size=500)
     params["training"]["schedule"].update(warmup_steps=2)
     params["evaluation"].update(num_elbo_samples=2, num_importance_samples=2, num_nll_images=20, num_figure_images=4)
+    params["downstream"]["imputation"].update(num_images=4, num_particles=4, num_temperatures=3, num_steps=2)
+    params["downstream"]["probe"].update(num_labels=[2, 5, 1000], num_draws=2)
     params["interpolation"].update(left="vae", right="real-nvp-2", num_pairs=2, num_steps=3)
     params["studies"] = unshared({"depth": TINY, "stability": TINY_STABILITY})
 

@@ -1,6 +1,7 @@
 """Made-up results: runs whose numbers are known, and a whole report of them."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from pipeline.report.latents import read_latents
 from pipeline.report.page import Report
 from pipeline.report.runs import ScoredRun
 from pipeline.report.table import summarize
-from pipeline.report.variants import GALLERIES
+from pipeline.report.variants import GALLERIES, IMPUTATIONS
 from pipeline.stages.interpolate import Drawn, write_latents
 
 PROTOCOL = {
@@ -75,7 +76,23 @@ def make_run(
     bounds, nll = (IMAGES - IMAGES.mean() + metrics[name] for name in ("negative_elbo_nats", "nll_nats"))
     scores = ImageScores(bounds, bounds - 30, np.full(50, 30.0), np.arange(50), nll, bounds, np.full(50, 9.0))
     protocol = PROTOCOL | {"variant": variant, "seed": seed, "posterior": settings, "prior": prior}
-    return ScoredRun(variant, seed, metrics, protocol, [], scores, DIAGNOSTICS)
+    return ScoredRun(variant, seed, metrics, protocol, [], scores, DIAGNOSTICS, made_up_downstream(metrics["nll_nats"]))
+
+
+def made_up_downstream(nll: float) -> dict[str, Any]:
+    """Missing pixels of ten images, and a probe that is better where NLL is lower."""
+    accuracies = {10: 0.73, 100: 0.9, 1000: 0.93}
+    return {
+        "imputation": {
+            "images": list(range(10)),
+            "nll": [nll / 2 + 3 * (i % 5) for i in range(10)],
+            "effective": [12.5] * 10,
+        },
+        "probe": {
+            str(count): {"accuracy": value + (85 - nll) / 200, "stderr": 0.01 / (1 + count / 100)}
+            for count, value in accuracies.items()
+        },
+    }
 
 
 def made_up_runs(num_variants: int) -> list[ScoredRun]:
@@ -138,7 +155,7 @@ def made_up_report(num_variants: int, digits: np.ndarray) -> Report:
     draws = generator("cpu", 0, "pairs")
     for run in runs:
         some = ink[torch.randperm(len(ink), generator=draws)[:192]].unflatten(0, (12, 16))
-        for gallery in GALLERIES:
+        for gallery in (*GALLERIES, IMPUTATIONS):
             write_png(paths.FIGURES / gallery.folder / f"{run.name}.png", image_grid(some))
     write_latents(made_up_latents([run.variant for run in runs], ink, draws))
     return Report(params, runs, rows, [], read_latents(params), made_up_metadata())

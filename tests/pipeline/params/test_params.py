@@ -366,7 +366,7 @@ def test_a_key_that_no_stage_lists_stops_fetch(run_stage, tmp_path):
     project = copy_project(tmp_path / "project", git=False)
     path = project / "dvc.yaml"
     text = path.read_text().replace("      - evaluation\n", "      - evaluation.seed\n")
-    path.write_text(text.replace("[evaluation]", "[evaluation.seed]"))
+    path.write_text(text.replace("[evaluation, downstream]", "[evaluation.seed, downstream]"))
     code, errors = run_stage(project, "fetch")
     assert code == 1
     assert "fetch: params.yaml: evaluation.chunk_size: no stage reads it; list it in dvc.yaml" in errors

@@ -219,7 +219,7 @@ def test_pages_tables_have_no_stray_bars(reproduced, monkeypatch):
     rows, studies = summarize(runs, "vae"), read_studies(params, metadata)
     page = markdown_page(Report(params, runs, rows, studies, read_latents(params), metadata))
     tables = [block.splitlines() for block in page.split("\n\n") if block.startswith("| ")]
-    assert len(tables) == 3 + len(params.studies)  # variants, each study, diagnostics, published results
+    assert len(tables) == 4 + len(params.studies)  # variants, uses, each study, diagnostics, published results
     for lines in tables:
         assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
     assert page == (reproduced.folder / "reports/results.md").read_text()
