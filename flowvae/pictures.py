@@ -14,6 +14,9 @@ GREY_STEP = 17  # between 16 levels of grey from 0 to 255
 COLOR_QUALITY = 60  # of WebP, up to 100
 TITLE_HEIGHT = 30  # pixels
 TITLE_SIZE = 18  # pixels, of the font
+PICTURE_COLUMNS = 16  # of a picture of images
+PICTURE_SIDE = 56  # pixels in a picture, to which smaller images are enlarged
+CHANNELS = (1, 3)  # of images that a picture can show
 
 
 def image_grid(images: Tensor, zoom: int = 1) -> np.ndarray:
@@ -98,3 +101,14 @@ def write_png(path: Path, ink: np.ndarray) -> None:
     """
     image = Image.fromarray((255 * (1 - ink)).round().astype(np.uint8))
     write_atomically(path, lambda file: image.save(file, format="PNG", optimize=True))
+
+
+def picture_of(*sets: Tensor, columns: int = PICTURE_COLUMNS) -> np.ndarray:
+    """The ink of a picture: rows of images of the first set, each above those of the next; 1 is white.
+
+    Args:
+        sets: values in [0, 1], shape (N, C, H, W) each, where C is one of CHANNELS.
+        columns: images in a row, at most.
+    """
+    rows = torch.stack([rows_of(as_ink(images, eight_bit=True), columns) for images in sets], dim=1).flatten(0, 1)
+    return image_grid(rows, max(1, PICTURE_SIDE // max(rows.shape[-2:])))

@@ -17,7 +17,7 @@ LAYERS = [
     ["model", "data", "estimates", "pictures"],
     ["labels"],
     ["training", "datasets", "evaluation", "interpolation", "imputation", "nearest", "sampling", "adapters"],
-    ["diagnostics", "annealing", "description", "rows"],
+    ["diagnostics", "annealing", "description"],
     ["conditional", "export"],
     ["__init__"],
     ["commands"],

@@ -12,11 +12,10 @@ from torch import Tensor
 from flowvae.config import MAX_PIXEL
 from flowvae.errors import InputError
 from flowvae.files import write_atomically
-from flowvae.pictures import write_png
-from flowvae.rows import CHANNELS, COLUMNS, picture_of
+from flowvae.pictures import CHANNELS, PICTURE_COLUMNS, picture_of, write_png
 
 
-def write_rows(path: Path, *sets: Tensor, columns: int = COLUMNS) -> None:
+def write_rows(path: Path, *sets: Tensor, columns: int = PICTURE_COLUMNS) -> None:
     """Write a picture: rows of images of the first set, each above those of the next.
 
     Args:

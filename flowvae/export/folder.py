@@ -21,9 +21,8 @@ from flowvae.model.loading import load
 from flowvae.model.networks import plain_weights
 from flowvae.model.vae import VAE
 from flowvae.model.weights import CONFIG, WEIGHTS
-from flowvae.pictures import write_png
+from flowvae.pictures import CHANNELS, picture_of, write_png
 from flowvae.randomness import generator
-from flowvae.rows import CHANNELS, picture_of
 from flowvae.sampling import decode_noise
 
 CARD, ONNX = "README.md", "onnx"
