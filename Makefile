@@ -11,10 +11,7 @@ export RAY_USAGE_STATS_ENABLED = 0
 .PHONY: repro check test test-all lint bench docs prefect clean
 
 repro: $(VENV)/installed-pipeline
-	@git rev-parse --is-inside-work-tree >/dev/null 2>&1 || $(BIN)/dvc config --local core.no_scm true
-	@$(BIN)/python -m pipeline.workflow
-	@sed '/^## /,$$d' reports/results.md  # without the studies and published results
-	@echo "The whole report: reports/index.html"
+	@$(BIN)/flowvae run
 
 # In under a minute: lint, types, and the quick tests of the library.
 check: lint

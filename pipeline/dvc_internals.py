@@ -52,6 +52,7 @@ __all__ = [
     "push_run",
     "stale",
     "to_single_stage_lockfile",
+    "work_without_git",
     "writers",
 ]
 LEGACY = "md5-dos2unix"  # the part of a remote in which DVC keeps the run cache
@@ -87,6 +88,12 @@ class Changes(NamedTuple):
 def open_repo(project: Path | None = None) -> Repo:
     """A project, by default that in the working folder; it waits for other DVC processes to end."""
     return Repo(project and str(project), _wait_for_lock=True)
+
+
+def work_without_git(project: Path) -> None:
+    """Let DVC work in a project that is in no git repository, as `dvc config --local core.no_scm true` does."""
+    with Config(str(project / ".dvc")).edit("local") as local:
+        local.setdefault("core", {})["no_scm"] = True
 
 
 def has_remote(repo: Repo) -> bool:

@@ -1,7 +1,8 @@
 """Show which stages are stale, which run, and which have failed: python -m pipeline.status.
 
-DVC knows what has changed since each stage ran, and which process runs one. Of a training that has not ended, there is
-its log, and a checkpoint if it was interrupted, or a file of diagnostics if its loss was not finite.
+DVC knows what has changed since each stage ran, and which process runs one. A run of the workflow keeps the output of
+each stage, and why it failed. Of a training that has not ended, whatever ran it, there is its log, and a checkpoint if
+it was interrupted, or a file of diagnostics if its loss was not finite.
 """
 
 import re
@@ -13,6 +14,7 @@ from flowvae.errors import InputError
 from pipeline import paths
 from pipeline.dvc_internals import Changes, DvcException, changes, open_repo, outputs_of, plan, writers
 from pipeline.listing import is_within
+from pipeline.running.records import failure_of, output_file
 from pipeline.running.redaction import redact
 
 MAX_CHANGES = 4  # of a stage, that are shown
@@ -59,7 +61,9 @@ def status_lines() -> Iterator[str]:
     later = after({*texts, *running}, dependencies)
     yield f"{len(dependencies) - len({*texts, *running, *later})} of {len(dependencies)} stages are up to date"
     yield from section("running", {stage: f"process {running[stage]}" for stage in dependencies if stage in running})
-    yield from section("failed or interrupted", {stage: text for stage in texts if (text := stopped_text(stage))})
+    not_running = {stage: outputs[stage] for stage in dependencies if stage not in running}
+    stopped = {stage: stopped_text(stage, stage in texts, outs) for stage, outs in not_running.items()}
+    yield from section("failed or interrupted", {stage: text for stage, text in stopped.items() if text})
     yield from section("stale", grouped(texts))
     yield from section("depend on those", grouped(dict.fromkeys(later, "")))
 
@@ -106,7 +110,7 @@ def section(title: str, stages: Mapping[str, str]) -> Iterator[str]:
     width = max(map(len, stages), default=0)
     for stage, text in stages.items():
         log = log_of(stage)
-        yield f"  {stage:<{width}}  {'; '.join(filter(None, (text, f'log: {log}' if log.is_file() else '')))}".rstrip()
+        yield f"  {stage:<{width}}  {'; '.join(filter(None, (text, f'log: {log}' if log else '')))}".rstrip()
 
 
 def after(stages: Iterable[str], dependencies: Mapping[str, Iterable[str]]) -> list[str]:
@@ -120,15 +124,18 @@ def after(stages: Iterable[str], dependencies: Mapping[str, Iterable[str]]) -> l
     return later
 
 
-def log_of(stage: str) -> Path:
-    """The log of a stage, if it has one."""
+def log_of(stage: str) -> Path | None:
+    """The last log of a stage: its output in a run of the workflow, or what a training has written; None without."""
     kind, _, name = stage.partition("@")
-    return paths.LOGS / kind / f"{name}.log"
+    logs = [path for path in (output_file(stage), paths.LOGS / kind / f"{name}.log") if path.is_file()]
+    return max(logs, key=lambda path: path.stat().st_mtime, default=None)
 
 
-def stopped_text(stage: str) -> str:
-    """Why a training that does not run now has not ended; empty for other stages, and if nothing is known of it."""
-    if not stage.startswith(TRAIN):
+def stopped_text(stage: str, is_stale: bool, outputs: Iterable[str]) -> str:
+    """Why a stage that does not run now has not ended; empty if it has, or if nothing is known of it."""
+    if failure := failure_of(stage, map(Path, outputs)):
+        return failure
+    if not is_stale or not stage.startswith(TRAIN):
         return ""
     name = stage.removeprefix(TRAIN)
     diagnostics, model = paths.LOGS / "train" / f"{name}.non_finite.json", paths.MODELS / name

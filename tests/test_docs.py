@@ -205,8 +205,9 @@ def test_every_preset_is_documented():
     assert set(code_spans(pages)) >= set(PRESETS)
 
 
-# Variables that only the project itself sets: `up.py` for its runs, and a driver on Ray for its workers.
-SET_BY_US = {"FLOWVAE_FOLDER", "FLOWVAE_DRIVER"}
+# Variables that only the project itself sets: `up.py` for its runs, a driver on Ray for its workers, and a run of the
+# workflow for its stages.
+SET_BY_US = {"FLOWVAE_FOLDER", "FLOWVAE_DRIVER", "FLOWVAE_WATCHED"}
 
 
 def test_variables_of_the_environment_are_read_and_documented():

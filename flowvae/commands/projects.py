@@ -32,7 +32,8 @@ def run(
     """Run the stages that are stale.
 
     Without TARGET, all stages run, up to the report. With -S, the run works in a copy of the project, so no file of the
-    project changes. More options: python -m pipeline.workflow --help.
+    project changes. A terminal shows one view of the run, a pipe a line per event; the output of each stage is in
+    logs/stages. Ctrl-C stops the run, and the next one resumes. More options: python -m pipeline.workflow --help.
     """
     values = [word for value in set_param or () for word in ("-S", value)]
     start("pipeline.workflow", *values, *(targets or ()), *context.args)

@@ -1,8 +1,11 @@
-"""Progress of a training run: a bar in a terminal, lines elsewhere and in a log file, events for TensorBoard."""
+"""Progress of a training run: a bar in a terminal, lines elsewhere and in a log file, events for TensorBoard.
+
+To a process that watches the run, ticks as well.
+"""
 
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -12,6 +15,7 @@ from tensorboardX import SummaryWriter
 from flowvae.training.loop import NonFiniteLossError
 from flowvae.training.state import EpochRecord
 from pipeline.files import write_json
+from pipeline.running.ticks import SECONDS_BETWEEN_TICKS, Tick, is_watched, print_tick
 
 SECONDS_BETWEEN_LINES = 10
 
@@ -62,7 +66,8 @@ class TrainingProgress:
         )
         self.bar = Progress(*columns, disable=not sys.stderr.isatty(), transient=True)
         self.task = self.bar.add_task(name, total=None, speed="")
-        self.started = self.last_line = time.monotonic()
+        self.started = self.last_line = self.last_tick = time.monotonic()
+        self.tick = Tick(0, 0, "step")
         self.first_step: int | None = None  # 1, unless the run was resumed
         self.images_per_second = self.seconds_left = 0.0
 
@@ -85,6 +90,10 @@ class TrainingProgress:
         self.seconds_left = elapsed * (num_steps - step) / done
         if not self.bar.disable:
             self.bar.update(self.task, completed=step, total=num_steps, speed=f"{self.images_per_second:,.0f} images/s")
+        self.tick = replace(self.tick, done=step, total=num_steps, images_per_second=self.images_per_second)
+        if is_watched() and time.monotonic() - self.last_tick > SECONDS_BETWEEN_TICKS:
+            self.last_tick = time.monotonic()
+            print_tick(self.tick)
         if time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:
             self.line(f"step {step}/{num_steps}")
 
@@ -93,6 +102,9 @@ class TrainingProgress:
             self.events.add_scalar(name, value, record.epoch)
         self.events.add_scalar("images_per_second", self.images_per_second, record.epoch)
         self.events.flush()
+        self.tick = replace(self.tick, negative_elbo=record.valid_negative_elbo)
+        if is_watched():
+            print_tick(self.tick)
         self.line(
             f"epoch {record.epoch}/{self.num_epochs}  -ELBO train {record.train_negative_elbo:.2f}, "
             f"valid {record.valid_negative_elbo:.2f} = rec {record.valid_reconstruction:.2f} + KL {record.valid_kl:.2f}"

@@ -39,7 +39,7 @@ def run(params: Params) -> None:
         print(f"fetch: {line}", file=sys.stderr)
     write_json(paths.SOURCE, source)
     if source["source"] == DATASETS[params.data.name].fallback:
-        print(FALLBACK_BANNER, file=sys.stderr)
+        print(f"fetch: {FALLBACK_BANNER}", file=sys.stderr)
 
 
 def find_source(data: DataConfig) -> dict[str, str | None]:

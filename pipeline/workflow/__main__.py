@@ -2,7 +2,10 @@
 
 A TARGET is a stage of dvc.yaml (study@depth, train@vae-0, or train for all its instances); without targets, all stages
 run. DVC decides which stages are stale, and runs them. The workflow decides what runs in parallel, what is retried
-and what is displayed. If PREFECT_API_URL is set, that server shows the run; otherwise a temporary one does.
+and what is displayed. If PREFECT_API_URL is set, that server shows the run, too; otherwise a temporary one is used.
+
+A terminal shows one live view, a pipe or file one line per event. The output of each stage is in logs/stages, and that
+of Prefect in logs/workflow.log.
 """
 
 import argparse
@@ -15,8 +18,19 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.paths import LOGS
+from pipeline.workflow.watching.reading import EventPipe
+
+if TYPE_CHECKING:
+    from pipeline.workflow.watching.watcher import Watcher
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+LOG = LOGS / "workflow.log"
+SECONDS_BETWEEN_LOOKS = 0.05  # at signals
+SECONDS_TO_END = 8  # more than pipeline.workflow.run takes, unless the machine is too busy for it
 
 
 def main() -> int:
@@ -26,32 +40,57 @@ def main() -> int:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda number, frame: received.append(number))
     options = parse_options()
-    code = run_apart([sys.executable, "-m", "pipeline.workflow.run", json.dumps(vars(options))], received)
-    if code == 0 or not received:
-        return code
-    print("workflow: interrupted; run again to resume", file=sys.stderr)
-    return 128 + received[0]
+    from pipeline.workflow.watching.watcher import Watcher  # takes a moment, in which Ctrl-C shows no traceback
+
+    command = [sys.executable, "-m", "pipeline.workflow.run", json.dumps(vars(options))]
+    try:
+        LOG.parent.mkdir(parents=True, exist_ok=True)
+        with Watcher() as watcher:
+            code = run_apart(command, received, LOG, watcher)
+    except OSError as error:
+        print(
+            f"workflow: {error.filename or 'writing'}: {error.strerror}; free space or fix it, and run again",
+            file=sys.stderr,
+        )
+        return 1
+    if code != 0 and received:
+        print("workflow: interrupted; run again to resume", file=sys.stderr)
+        return 128 + received[0]
+    watcher.summarize(code, LOG)
+    return code
 
 
-def run_apart(command: Sequence[str], received: Sequence[int]) -> int:
+def run_apart(command: Sequence[str], received: Sequence[int], log: Path, watcher: "Watcher") -> int:
     """Run a command that Ctrl-C does not reach, nor the server that it starts, because both are in their own session.
 
     It ends when the other end of its standard input is closed: after a signal, or because this process has ended.
 
     Args:
-        command: with its arguments.
+        command: with its arguments; one more is the number of the pipe into which it writes events.
         received: signals that this process has received so far; a list that grows.
+        log: the file that gets its output, in place of that of the run before.
+        watcher: shows the events.
 
     Returns:
         Its exit code.
     """
-    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as process:
-        while process.poll() is None:
-            if received and process.stdin:
-                process.stdin.close()
-            time.sleep(0.05)
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)  # what it has left behind, if it was killed
+    with EventPipe() as events, log.open("ab") as output:
+        output.truncate(0)  # and not "wb": another run may wait here for the end of the first, which goes on writing
+        process = subprocess.Popen(
+            [*command, str(events.end)], stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT,
+            start_new_session=True, pass_fds=[events.end],
+        )  # fmt: skip
+        with process:
+            end = math.inf
+            while process.poll() is None and time.monotonic() < end:
+                watcher.show(events.read(SECONDS_BETWEEN_LOOKS))
+                if received and process.stdin and end == math.inf:
+                    watcher.stop()
+                    process.stdin.close()
+                    end = time.monotonic() + SECONDS_TO_END
+            watcher.show(events.read(0))
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # itself on a busy machine, and what it has left behind
     return process.returncode
 
 

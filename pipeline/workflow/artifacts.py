@@ -27,7 +27,6 @@ from pipeline.workflow.graph import StageGraph
 
 Metrics = Mapping[str, Mapping[str, float]]  # by file, then by name
 IMAGES = (".png", ".jpg", ".jpeg", ".svg")
-PROGRESS = re.compile(r"\b(?:epoch|step|trial|image)s? (\d+)/(\d+)\b")
 SECONDS_BETWEEN_UPDATES = 10  # of a progress artifact
 
 
@@ -154,10 +153,3 @@ def with_embedded_images(page: Path) -> str:
         return f"![{match['text']}]({data_uri(image)})" if image.is_file() else match[0]
 
     return re.sub(r"!\[(?P<text>[^\]]*)\]\((?P<path>[^):]+)\)", embed, page.read_text(encoding="utf-8"))
-
-
-def finished_fraction(line: str) -> float | None:
-    """The finished fraction of a stage that prints 'epoch 2/5', 'step 100/2600', 'trials 3/9' or 'images 512/11000'."""
-    matches = PROGRESS.findall(line)
-    finished, total = map(int, matches[-1]) if matches else (0, 0)
-    return min(1.0, finished / total) if total else None

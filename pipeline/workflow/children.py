@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from flowvae.errors import InputError
 from pipeline.running.machine import available_cpus, has_gpu
 from pipeline.running.redaction import redact
+from pipeline.running.ticks import WATCHED, Tick, is_tick, read_tick
 
 LOCK = Path(".dvc/tmp/workflow.lock")
 LEASH = Path(__file__).with_name("leash.py")
@@ -36,6 +37,24 @@ class TimeLimitError(InputError):
     """A command has taken longer than it may."""
 
 
+class StoppedError(InputError):
+    """A command was stopped because the run ends."""
+
+
+class CommandError(InputError):
+    """A command has failed.
+
+    Args:
+        command: with its arguments.
+        code: its exit code.
+        reason: the last line that it has printed of its own.
+    """
+
+    def __init__(self, command: str, code: int, reason: str) -> None:
+        super().__init__(f"{command} failed with exit code {code}: {reason}")
+        self.reason = reason
+
+
 class Children:
     """DVC commands in the working folder, which can all be stopped together.
 
@@ -49,24 +68,32 @@ class Children:
         self.running: set[subprocess.Popen[str]] = set()
         self.stopped = threading.Event()
 
-    def run(self, arguments: Sequence[str], on_line: Callable[[str], None], program: Sequence[str] = DVC) -> None:
+    def run(
+        self,
+        arguments: Sequence[str],
+        on_line: Callable[[str], None],
+        program: Sequence[str] = DVC,
+        on_tick: Callable[[Tick], None] | None = None,
+    ) -> None:
         """Run `dvc ARGUMENTS`; run it again a little later while another DVC process holds a lock.
 
         Args:
             arguments: of DVC.
             on_line: called with each line of the output, without credentials.
             program: a module to run in place of DVC, and its first arguments.
+            on_tick: called with each tick of a stage, which is no line; None if nobody watches its progress.
 
         Raises:
             TimeLimitError: it was terminated after `limit` seconds.
-            InputError: the command failed; the message is one line with the reason.
+            StoppedError: it was terminated by `stop`.
+            CommandError: it failed.
         """
         command = redact(f"{program[0].split('.')[-1]} {' '.join(arguments)}")
         end = None if self.limit is None else time.monotonic() + self.limit
         for attempt in range(1, MAX_ATTEMPTS + 1):
-            code, lines = self._run_once([*program, *arguments], on_line, end)
+            code, lines = self._run_once([*program, *arguments], on_line, on_tick, end)
             if self.stopped.is_set():
-                raise InputError(f"{command} was stopped; run it again to resume")
+                raise StoppedError(f"{command} was stopped; run it again to resume")
             if code == 0:
                 return
             if end is not None and time.monotonic() >= end:
@@ -74,7 +101,7 @@ class Children:
                 raise TimeLimitError(f"{command} was terminated after {limit}; run it again to resume")
             busy = any(message in line for line in lines for message in BUSY)
             if not busy or attempt == MAX_ATTEMPTS:
-                raise InputError(f"{command} failed with exit code {code}: {reason(lines)}")
+                raise CommandError(command, code, reason(lines))
             seconds = random.uniform(0.2, 1) * RETRY_SECONDS
             on_line(f"another DVC process holds a lock; trying again in {seconds:.1f} s")
             time.sleep(seconds)
@@ -86,7 +113,11 @@ class Children:
             release(process)
 
     def _run_once(
-        self, arguments: Sequence[str], on_line: Callable[[str], None], end: float | None
+        self,
+        arguments: Sequence[str],
+        on_line: Callable[[str], None],
+        on_tick: Callable[[Tick], None] | None,
+        end: float | None,
     ) -> tuple[int, list[str]]:
         """Run `python -m ARGUMENTS` once, until it ends, or at the longest until this monotonic time.
 
@@ -97,7 +128,7 @@ class Children:
         lines: deque[str] = deque(maxlen=NUM_LAST_LINES)
         with subprocess.Popen(
             command,
-            env=self._environment(),
+            env=self._environment() | ({WATCHED: "1"} if on_tick else {}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -110,7 +141,9 @@ class Children:
                 release(process)
             with released_at(end, process):
                 for line in process.stdout or ():
-                    if line.strip() and not line.strip().startswith(HINTS):
+                    if on_tick and (tick := read_tick(line)):
+                        on_tick(tick)
+                    if line.strip() and not is_tick(line) and not line.strip().startswith(HINTS):
                         lines.append(redact(line.rstrip()))
                         on_line(lines[-1])
             self.running.discard(process)

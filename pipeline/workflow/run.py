@@ -1,7 +1,7 @@
-"""One run of the workflow, in a process of its own: python -m pipeline.workflow.run OPTIONS.
+"""One run of the workflow, in a process of its own: python -m pipeline.workflow.run OPTIONS PIPE.
 
-`python -m pipeline.workflow` starts it and holds the other end of its standard input. When that end is closed, this
-process ends, silently and within SECONDS_TO_END, with all that it has started.
+`python -m pipeline.workflow` starts it, shows what it writes into the pipe, and holds the other end of its standard
+input. When that end is closed, this process ends, within SECONDS_TO_END, with all that it has started.
 """
 
 import json
@@ -10,47 +10,60 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
+from flowvae.errors import InputError
+from pipeline.listing import git
+from pipeline.workflow.events import connect, emit
 from pipeline.workflow.settings import SERVER_SETTINGS
 
 SECONDS_TO_END = 7  # more than children.py and Prefect need to end stages and the temporary server
 
 
 def main() -> int:
-    """Exit code 0, or 1 after one line per problem on standard error."""
+    """Exit code 0, or 1 after one event with the problems."""
+    options, pipe = sys.argv[1:]
+    connect(int(pipe))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored in the background
     threading.Thread(target=end_when_released, daemon=True).start()
     try:
-        return run(**json.loads(sys.argv[1]))
+        problems = run(**json.loads(options))
     except KeyboardInterrupt:
         return 1
+    emit("ended", problems=problems)
+    return 1 if problems else 0
 
 
 def end_when_released() -> None:
     """Wait until the other end of standard input is closed, then interrupt the main thread, and finally kill it."""
     os.read(sys.stdin.fileno(), 1)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        os.dup2(nowhere, stream.fileno())
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(SECONDS_TO_END)
     os.killpg(os.getpid(), signal.SIGKILL)  # with the temporary server; stages are on a leash
 
 
-def run(**options: object) -> int:
-    """Run `reproduce` with these arguments."""
+def run(**options: object) -> list[str]:
+    """Run `reproduce` with these arguments. Returns: one line per problem."""
     os.environ.update(SERVER_SETTINGS | os.environ)
     if problem := server_problem():
-        print(f"workflow: {problem}", file=sys.stderr)
-        return 1
+        return [problem]
+    from pipeline.dvc_internals import work_without_git
     from pipeline.workflow.workflows import reproduce  # importing Prefect takes seconds
 
+    project = Path.cwd()
+    if (project / ".dvc").is_dir() and not is_in_git(project):
+        work_without_git(project)
     state = reproduce(**options, return_state=True)
-    if state.is_completed():
-        return 0
-    for line in (state.message or state.name or "failed").splitlines():
-        print(f"workflow: {line}", file=sys.stderr)
-    return 1
+    return [] if state.is_completed() else (state.message or state.name or "failed").splitlines()
+
+
+def is_in_git(folder: Path) -> bool:
+    """Whether a folder is in a git repository that git can use."""
+    try:
+        git(folder, "rev-parse", "--is-inside-work-tree")
+    except InputError:
+        return False
+    return True
 
 
 def server_problem() -> str | None:

@@ -10,10 +10,13 @@ from prefect.futures import PrefectFuture
 from prefect.states import Completed, Failed, State
 
 from flowvae.errors import InputError
-from pipeline.workflow.artifacts import ProgressArtifact, finished_fraction
-from pipeline.workflow.children import DVC, Children, TimeLimitError
+from pipeline.running.records import record_success
+from pipeline.workflow.artifacts import ProgressArtifact
+from pipeline.workflow.children import DVC, Children, StoppedError, TimeLimitError
+from pipeline.workflow.events import emit
 from pipeline.workflow.graph import StageGraph
 from pipeline.workflow.order import run_in_order
+from pipeline.workflow.watched import WatchedRun
 
 MAX_NAME = 100  # characters of the name of a task
 REMOTE = ("pipeline.workflow.remote",)
@@ -29,7 +32,7 @@ def is_worth_a_retry(task: Task[..., State], run: TaskRun, state: State) -> bool
 def run_dvc(
     name: str, arguments: list[str], children: Children, *, pull: str | None = None, program: Sequence[str] = DVC
 ) -> State:
-    """Run one DVC command; its output goes to the log, and the progress that it reports to an artifact.
+    """Run one DVC command; its output goes to the log and a file, and the progress that it reports to an artifact.
 
     Args:
         name: of the task.
@@ -40,18 +43,17 @@ def run_dvc(
     """
     logger = prefect.get_run_logger()
     progress = ProgressArtifact(name, logger.warning)
-
-    def on_line(line: str) -> None:
-        logger.info(line)
-        if (fraction := finished_fraction(line)) is not None:
-            progress.update(fraction)
-
-    try:
-        if pull:
-            children.run(["pull", pull], on_line, REMOTE)
-        children.run(arguments, on_line, program)
-    except InputError as error:
-        return Failed(name=TIMED_OUT if isinstance(error, TimeLimitError) else "Failed", message=str(error))
+    with WatchedRun(name, logger.info, progress.update) as run:
+        try:
+            if pull:
+                children.run(["pull", pull], run.on_line, REMOTE)
+            children.run(arguments, run.on_line, program, run.on_tick)
+        except StoppedError as error:
+            return Failed(message=str(error))
+        except InputError as error:
+            run.fail(error)
+            return Failed(name=TIMED_OUT if isinstance(error, TimeLimitError) else "Failed", message=str(error))
+        run.succeed()
     progress.finish()
     return Completed()
 
@@ -107,6 +109,8 @@ def run_stages(
 
     def skip(stage: str) -> None:
         submit(stage, mark_unchanged)
+        record_success(stage, None)
+        emit("skipped", stage=stage)
 
     def on_success(stage: str) -> None:
         if push:
@@ -119,6 +123,7 @@ def run_stages(
     failed = [f"{stage}: {state.message or state.name}" for stage, state in ended.items() if not state.is_completed()]
     for stage in blocked:
         submit(stage, mark_unchanged)
+    emit("blocked", stages=blocked)
     failed += [f"not run, because a dependency failed: {', '.join(blocked)}"] if blocked else []
     for future in pushes:
         future.wait()

@@ -17,10 +17,12 @@ from pydantic import Field
 from flowvae.config import NonNegativeInt, PositiveInt
 from flowvae.errors import InputError
 from pipeline.dvc_internals import DvcException, has_remote
+from pipeline.running.records import durations
 from pipeline.running.redaction import redact
 from pipeline.workflow.artifacts import read_metrics, show
 from pipeline.workflow.children import child_processes, exclusive
 from pipeline.workflow.drift import compare, drift_line, fresh_checkout
+from pipeline.workflow.events import emit, has_watchers
 from pipeline.workflow.experiment import save_command
 from pipeline.workflow.graph import StageGraph
 from pipeline.workflow.logs import filter_logs
@@ -28,6 +30,7 @@ from pipeline.workflow.overrides import overridden, params_problems
 from pipeline.workflow.tasks import run_dvc, run_one_by_one, run_stages
 
 JITTER = 0.5  # of the delay before a retry
+PAGES = (".md", ".html")  # outputs of stages that people read
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -69,7 +72,12 @@ def reproduce(
     name = dated(experiment) if experiment else None
     wanted = ["--with-deps", *targets] if targets else []
     before = [["pull", "--allow-missing", *wanted]] if pull else []
-    with collecting_problems() as problems, exclusive(logger.info), overridden(set_params or ()) as copy:
+
+    def note(text: str) -> None:
+        logger.info(text)
+        emit("note", text=text)
+
+    with collecting_problems() as problems, exclusive(note), overridden(set_params or ()) as copy:
         if copy:
             before = [["checkout", "--force", "--allow-missing"], *before]  # results of the project, from its cache
         graph = StageGraph(targets or ())
@@ -78,6 +86,8 @@ def reproduce(
         with child_processes(graph.width, concurrency, stage_timeout) as (children, limit):
             problems += run_one_by_one(before, task, children)
             if not problems:
+                if has_watchers():
+                    tell_plan(graph, limit)
                 problems += run_stages(graph, task, children, limit, pull=pull, push=push)
                 show(graph)
                 after = [["push", *wanted]] if push and not problems else []  # also what was up to date before
@@ -85,9 +95,22 @@ def reproduce(
                 saved = [save_command(graph, name)] if name else []
                 saved += [["exp", "push", "--force", "--no-cache", "origin", name]] if push and name else []
                 problems += run_one_by_one(saved, task, children)
+        emit("results", pages=[path for path in graph.outputs if path.suffix in PAGES and path.is_file()])
         if copy:
-            logger.info("the results and the report of this run are in %s", copy)
+            note(f"the results and the report of this run are in {copy}")
     return final_state(problems)
+
+
+def tell_plan(graph: StageGraph, limit: int) -> None:
+    """Tell those who watch which stages there are, and what is known of them before they run."""
+    emit(
+        "planned",
+        stages=sorted(graph.dependencies, key=graph.rank),
+        dependencies={stage: sorted(needed) for stage, needed in graph.dependencies.items()},
+        outdated=sorted(graph.outdated(), key=graph.rank),
+        seconds=durations(graph.dependencies),
+        limit=limit,
+    )
 
 
 def dated(pattern: str) -> str:

@@ -111,8 +111,9 @@ def workflow(project: Path, prefect_home: Path, *arguments: str) -> subprocess.C
 
 
 def ran_in(ran: subprocess.CompletedProcess[str]) -> set[str]:
-    """The stages that a workflow ran."""
-    return {line.split("'")[3] for line in (ran.stdout + ran.stderr).splitlines() if "Running stage" in line}
+    """The stages that a workflow ran, whether or not they succeeded, but not those that it took from DVC's cache."""
+    ended = re.findall(r"^(\S+) (?:failed|finished in \d+ \w+)(?:: (.*))?", ran.stdout, re.MULTILINE)
+    return {stage for stage, result in ended if result not in ("taken from DVC's cache", "is up to date")}
 
 
 def add_stage(project: Path, text: str) -> None:

@@ -144,3 +144,13 @@ def test_a_run_of_another_stage_is_refused(project, internals, clone, monkeypatc
             internals.pull_run(repo, "score")
     assert stages_run(dvc(second, "repro", "score")) == {"score"}
     assert not (second / "evil.txt").exists()
+
+
+def test_a_project_without_git_works(internals, tmp_path):
+    """Such as a downloaded archive, which DVC refuses otherwise."""
+    project = project_with_stages(tmp_path, STAGES, "k: 1\n")
+    (project / ".dvc/config").write_text("[core]\n    analytics = false\n")
+    assert dvc(project, "status", check=False).returncode != 0
+    internals.work_without_git(project)
+    assert dvc(project, "status").returncode == 0
+    assert (project / ".dvc/config.local").read_text().split() == ["[core]", "no_scm", "=", "True"]

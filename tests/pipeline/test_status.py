@@ -15,6 +15,7 @@ from project import ROOT, command, dvc, edit_params, environment, project_with_s
 from pipeline import paths
 from pipeline.fitting import RunSpec
 from pipeline.running.progress import write_diagnostics
+from pipeline.running.records import durations, output_file, record_failure, record_success
 from pipeline.status import grouped, main
 
 STAGES = """
@@ -144,6 +145,36 @@ def test_trainings_that_did_not_end(project, lines):
     assert lines() == ["5 of 5 stages are up to date"]
     (project / "params.yaml").write_text("runs: {a-0: 1, b-0: 2, c-0: 1}\n")
     assert "failed or interrupted:" not in lines(), "it has trained since"
+
+
+def test_a_failure_is_known_until_the_stage_succeeds(project, lines):
+    """Whether it is a run of the workflow or DVC alone that runs it then."""
+    dvc(project, "repro", "fetch")
+    for stage in ("fetch", "train@b-0", "report"):
+        record_failure(stage, "the disk is on fire")
+    output_file("train@b-0").write_text("reading\nthe disk is on fire\n")
+    record_success("report", seconds=2.04)
+    assert lines()[:4] == [
+        "1 of 5 stages are up to date",
+        "failed or interrupted:",
+        "  fetch      the disk is on fire",
+        "  train@b-0  the disk is on fire; log: logs/stages/train@b-0.log",
+    ]
+    dvc(project, "repro")
+    assert lines() == ["5 of 5 stages are up to date"]
+
+
+def test_durations_are_those_of_stages_that_ran(project):
+    """Of one that DVC took from its cache, the one before is kept; a file that is damaged is no reason to fail."""
+    record_success("train@a-0", seconds=12.34)
+    record_success("train@a-0", seconds=None)
+    record_success("train@b-0", seconds=5)
+    (paths.TIMINGS / "stages/train@b-0.json").write_text("{")
+    (paths.TIMINGS / "train").mkdir()
+    for name in ("a-0", "c-0"):
+        (paths.TIMINGS / f"train/{name}.json").write_text('{"seconds": 9.5}')
+    stages = ["train@a-0", "train@b-0", "train@c-0", "report"]
+    assert durations(stages) == {"train@a-0": 12.3, "train@c-0": 9.5}
 
 
 def test_stages_are_grouped_by_what_is_said_of_them():

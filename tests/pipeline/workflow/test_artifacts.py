@@ -6,7 +6,6 @@ from project import RUNS
 
 from pipeline.workflow.artifacts import (
     figures,
-    finished_fraction,
     metrics_table,
     read_metrics,
     with_embedded_images,
@@ -52,18 +51,3 @@ def test_a_page_has_its_images_embedded(graph):
     (page,) = (path for path in graph.outputs if path.suffix == ".md")
     text = with_embedded_images(page)
     assert text.count("](data:image/png;base64,") == page.read_text().count("](figures/")
-
-
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
-        ("vae-0  epoch 2/5  -ELBO train 94.66", 0.4),
-        ("vae-0  step 26/2605  4,000 images/s", pytest.approx(26 / 2605)),
-        ("depth  3/9 trials ended", None),
-        ("depth  trials 3/9", pytest.approx(1 / 3)),
-        ("Logical resource usage: 2.0/2 CPUs", None),
-        ("step 0/0", None),
-    ],
-)
-def test_the_progress_that_a_line_reports(line, expected):
-    assert finished_fraction(line) == expected

@@ -90,8 +90,12 @@ def test_without_a_server_it_does_what_dvc_repro_does(copy, prefect_home):
         assert (copy / name).read_bytes() == (by_dvc / name).read_bytes(), name
     assert stages_run(dvc(copy, "repro")) == set()
     again = workflow(copy, prefect_home)
-    assert again.returncode == 0
-    assert "train@planar-4-0 is up to date" in again.stdout + again.stderr
+    assert again.returncode == 0 and ran_in(again) == {"fetch"}
+    assert "stages up to date, 1 ran in " in again.stdout
+    (results,) = copy.joinpath("reports/results.md").read_text().split("\n\n## ")[:1]
+    rows = [line.split("|")[1].strip() for line in results.splitlines() if line.startswith("|")][2:]
+    assert [line.split()[0] for line in again.stdout.splitlines() if line.startswith(tuple(rows))] == rows
+    assert f"{(copy / 'reports/index.html').as_uri()}#paths" in again.stdout
 
 
 @pytest.mark.slow
@@ -103,14 +107,14 @@ def test_an_edit_of_params_during_a_run_with_overrides(copy, prefect_home):
     arguments = ["-S", "training.epochs=2", "--experiment", "mine", "train@vae-0", "waiting"]
     settings = environment(copy, **NO_PROXY, PREFECT_HOME=str(prefect_home))
     process = subprocess.Popen([sys.executable, "-m", "pipeline.workflow", *arguments], cwd=copy, env=settings,
-                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
     wait_for((copy.parent / "begun.txt").exists, process)
     edited = (copy / "params.yaml").read_text() + "# mine\n"
     (copy / "params.yaml").write_text(edited)
     (copy.parent / "go.txt").touch()
-    _, errors = process.communicate(timeout=300)
+    output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    (line,) = (line for line in errors.splitlines() if "the results and the report of this run are in" in line)
+    (line,) = (line for line in output.splitlines() if "the results and the report of this run are in" in line)
     assert contents(copy) == before | {"params.yaml": edited.encode()}
     folder = copy / line.split()[-1]
     assert load_params(folder / "params.yaml").training.epochs == 2
