@@ -34,10 +34,12 @@ def main() -> int:
     from flowvae.errors import InputError
     from pipeline.params.reading import load_params
     from pipeline.paths import PARAMS
+    from pipeline.tracking import tracked
 
     try:
         params = load_params(PARAMS)
-        importlib.import_module(f"pipeline.stages.{stage}").run(params, **options)
+        with tracked(stage, params, options):
+            importlib.import_module(f"pipeline.stages.{stage}").run(params, **options)
     except InputError as error:
         return fail(stage, str(error))
     except OSError as error:  # a full disk, a folder without permission

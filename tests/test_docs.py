@@ -206,8 +206,8 @@ def test_every_preset_is_documented():
 
 
 # Variables that only the project itself sets: `up.py` for its runs, a driver on Ray for its workers, and a run of the
-# workflow for its stages.
-SET_BY_US = {"FLOWVAE_FOLDER", "FLOWVAE_DRIVER", "FLOWVAE_WATCHED"}
+# workflow and a stage that is tracked for their processes.
+SET_BY_US = {"FLOWVAE_FOLDER", "FLOWVAE_DRIVER", "FLOWVAE_WATCHED", "FLOWVAE_TRACKED_RUN"}
 
 
 def test_variables_of_the_environment_are_read_and_documented():

@@ -7,11 +7,12 @@ import subprocess
 import sys
 import venv
 import zipfile
-from importlib.metadata import PathDistribution, distribution, version
+from importlib.metadata import PathDistribution, distribution, distributions, version
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 from project import ROOT
@@ -151,3 +152,20 @@ def check_commands(command: Path, folder: Path) -> None:
         ran = subprocess.run([command, *words], cwd=folder, capture_output=True, text=True, check=False)
         assert (ran.returncode, ran.stdout, ran.stderr.count("\n")) == (1, "", 1) and complaint in ran.stderr, ran
     assert not (folder / "other").exists()
+
+
+@pytest.mark.parametrize("python", ["3.10.0", "3.11.0", "3.12.0", "3.13.0"])
+def test_pins_are_for_pythons_that_they_support(python):
+    """As far as they are installed here; each says so itself."""
+    environment = {"python_version": python.rpartition(".")[0], "python_full_version": python}
+    lines = (line.partition("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines())
+    installed = {canonicalize_name(found.metadata["Name"]): found for found in distributions()}
+    checked = 0
+    for pin in map(Requirement, filter(None, lines)):
+        found = installed.get(canonicalize_name(pin.name))
+        if found is None or found.version not in pin.specifier:
+            continue
+        checked += 1
+        if pin.marker is None or pin.marker.evaluate(environment):
+            assert python in SpecifierSet(found.metadata["Requires-Python"] or ""), f"{pin} is not for Python {python}"
+    assert checked > 100

@@ -157,7 +157,7 @@ def decode_into(request: DecodeRequest) -> list[tuple[int, str]]:
             images.append(decode(source, options))
         except Exception as error:  # Pillow may raise anything for a damaged file
             reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-            corrupt.append((i, reason.replace(repr(source), "it")))
+            corrupt.append((i, reason.replace(f" {source!r}", "")))  # readers see the name with the reason
             images.append(blank)
     write_at(path, request["offset"], images)
     return corrupt

@@ -12,7 +12,7 @@ from PIL import Image
 from flowvae.datasets.config import ShardsConfig
 from flowvae.datasets.decoder import DecodeOptions, decode, fitted
 
-OBJECT = re.compile(r"<_io\.BytesIO object at \w+>")  # how Pillow calls an image that is not in a file
+OBJECT = re.compile(r" <_io\.BytesIO object at \w+>")  # how Pillow calls an image that is not in a file
 
 
 class DecodedRow(TypedDict):
@@ -46,7 +46,7 @@ def decode_row(row: Mapping[str, Any], config: ShardsConfig) -> DecodedRow:
             fitted(raw_image(content, row["shape"]), options) if "shape" in row else decode(BytesIO(content), options)
         )
     except Exception as error:  # Pillow may raise anything for a damaged file
-        problem = OBJECT.sub("it", " ".join(str(error).split())) or type(error).__name__
+        problem = OBJECT.sub("", " ".join(str(error).split())) or type(error).__name__
     digest = int.from_bytes(hashlib.sha256(content).digest()[:8], "big") >> 1
     return DecodedRow(pixels=pixels, label=label, digest=digest, path=str(row["path"]), problem=problem)
 

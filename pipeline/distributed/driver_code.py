@@ -18,6 +18,7 @@ import flowvae
 import pipeline
 from flowvae.errors import InputError
 from pipeline.fitting import code_hash
+from pipeline.running.trackers import sent_variables
 
 PACKAGES = (flowvae, pipeline)
 EXPECTED = "FLOWVAE_DRIVER"  # variable of a worker: the versions of the driver
@@ -48,7 +49,7 @@ def sent_code() -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         for package in PACKAGES:
             shutil.copytree(folder_of(package), Path(folder) / package.__name__, ignore=CACHES)
-        yield {"working_dir": folder, "env_vars": {EXPECTED: json.dumps(versions())}}
+        yield {"working_dir": folder, "env_vars": {EXPECTED: json.dumps(versions()), **sent_variables(os.environ)}}
 
 
 def check_code() -> None:

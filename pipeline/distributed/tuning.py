@@ -37,8 +37,10 @@ from pipeline.distributed.searching import (
 )
 from pipeline.distributed.storage import Storage, StorageError
 from pipeline.distributed.stored_checkpoints import stored_checkpoints
+from pipeline.distributed.tracked_trials import TrackedTrials
 from pipeline.distributed.training import EPOCH, METRIC, fit_group
 from pipeline.running.placement import Placement, find_trial_placement
+from pipeline.running.trackers import requested_trackers
 from pipeline.study.points import Point, Study
 from pipeline.study.trials import Trial, row, run_trial, score_trial, trial_at
 
@@ -143,7 +145,7 @@ def tuned(run: StudyRun, points: Sequence[Point] | None) -> list[dict[str, Any]]
                 storage_path=storage.folder,
                 storage_filesystem=storage.filesystem,
                 failure_config=tune.FailureConfig(max_failures=placement.max_failures),
-                callbacks=[trials],
+                callbacks=[trials, *tracked_trials(run, find)],
                 verbose=1,
             ),
         )
@@ -192,6 +194,14 @@ class Trials(tune.Callback):
     def config_of(self, result: tune.Result) -> dict[str, Any]:
         """The configuration of the trial that a result is of."""
         return self.configs[(result.metrics or {})[TRIAL_ID]]
+
+
+def tracked_trials(run: StudyRun, find: FindPoint) -> list[TrackedTrials]:
+    """Shows the trials in trackers; empty unless FLOWVAE_TRACKER asks for some."""
+    names = requested_trackers(os.environ)
+    return (
+        [TrackedTrials(names, run.study.name, lambda config: run.trial(find(config)), run.stored_row)] if names else []
+    )
 
 
 def run_as_worker(config: dict[str, Any], *, run: StudyRun, find: FindPoint) -> None:

@@ -1,4 +1,4 @@
-"""Progress of a training run: a bar in a terminal, lines elsewhere and in a log file, events for TensorBoard.
+"""Progress of a training run: a bar in a terminal, lines elsewhere and in a log file, curves in trackers.
 
 To a process that watches the run, ticks as well.
 """
@@ -16,6 +16,7 @@ from flowvae.training.loop import NonFiniteLossError
 from flowvae.training.state import EpochRecord
 from pipeline.files import write_json
 from pipeline.running.ticks import SECONDS_BETWEEN_TICKS, Tick, is_watched, print_tick
+from pipeline.running.trackers import Trackers
 
 SECONDS_BETWEEN_LINES = 10
 
@@ -58,6 +59,7 @@ class TrainingProgress:
         logs.mkdir(parents=True, exist_ok=True)
         self.log = (logs / f"{name}.log").open("a", encoding="utf-8", buffering=1)
         self.events = SummaryWriter(str(logs / "tensorboard" / name))
+        self.trackers = Trackers.of_process(warn)
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -73,11 +75,14 @@ class TrainingProgress:
 
     def __enter__(self) -> "TrainingProgress":
         self.bar.start()
+        for address in self.trackers.addresses:
+            self.show(f"{self.name}  {address}")
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.bar.stop()
         self.events.close()
+        self.trackers.close(failed=error is not None)
         self.log.close()
 
     def on_step(self, step: int, num_steps: int) -> None:
@@ -98,10 +103,11 @@ class TrainingProgress:
             self.line(f"step {step}/{num_steps}")
 
     def on_epoch(self, record: EpochRecord) -> None:
-        for name, value in asdict(record).items():
+        values = asdict(record) | {"images_per_second": self.images_per_second}
+        for name, value in values.items():
             self.events.add_scalar(name, value, record.epoch)
-        self.events.add_scalar("images_per_second", self.images_per_second, record.epoch)
         self.events.flush()
+        self.trackers.log(values, record.epoch)
         self.tick = replace(self.tick, negative_elbo=record.valid_negative_elbo)
         if is_watched():
             print_tick(self.tick)
@@ -117,7 +123,10 @@ class TrainingProgress:
     def line(self, text: str) -> None:
         """Print a line with the throughput and the remaining time, and append it to the log file."""
         self.last_line = time.monotonic()
-        text = f"{self.name}  {text}  {self.images_per_second:,.0f} images/s, {self.seconds_left:.0f} s left"
+        self.show(f"{self.name}  {text}  {self.images_per_second:,.0f} images/s, {self.seconds_left:.0f} s left")
+
+    def show(self, text: str) -> None:
+        """Print a line, and append it to the log file."""
         print(text, file=self.log)
         if self.bar.disable:
             print(text, flush=True)

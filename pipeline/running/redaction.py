@@ -51,10 +51,16 @@ def own_secrets() -> list[str]:
 
 def secret_values(environment: Mapping[str, str]) -> list[str]:
     """The values to hide, as they are and as they are written in a URL, longest first."""
-    values = {
-        value.strip()
-        for name, value in environment.items()
-        if SECRET_NAME.search(name.upper()) and not NO_SECRET_NAME.search(name.upper())
-    }
+    values = {value.strip() for name, value in environment.items() if names_secret(name)}
     values = {value for value in values if len(value) >= MIN_LENGTH}
     return sorted(values | {quote(value, safe="") for value in values}, key=len, reverse=True)
+
+
+def names_secret(name: str) -> bool:
+    """Whether the value of a variable with this name is a credential."""
+    return bool(SECRET_NAME.search(name.upper())) and not NO_SECRET_NAME.search(name.upper())
+
+
+def holds_secret(name: str, value: str) -> bool:
+    """Whether a variable is a credential, or a URL with one in it."""
+    return names_secret(name) or redact(value, {}) != value

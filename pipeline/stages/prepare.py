@@ -45,12 +45,12 @@ def run(params: Params) -> None:
     raw = entry.read(gathered(data) if entry.is_gathered else obtain(entry, data), data)
     # Not in data/prepared, which DVC empties before this stage runs: a run that was killed is resumed from here.
     folder = paths.CHECKPOINTS / f"prepare-{decoding_id(raw.files)}"
-    check_counts(raw)
+    check_counts(raw, raw.skipped)
     decoded = decode_dataset(raw, folder, available_cpus(), progress_printer())
     corrupt = corrupt_images(raw, decoded)
     num_images = sum(map(len, (*raw.images.values(), *raw.skipped.values())))
     check_corrupt(corrupt, num_images, data.max_corrupt)
-    check_counts(decoded.dataset)
+    check_counts(decoded.dataset, corrupt)
     preparation = Preparation(
         source=found,
         binarization=data.binarization,
@@ -91,14 +91,22 @@ def pixels_to_write(raw: RawDataset, data: DataConfig, chunks: Iterable[Tensor],
     return binarize(chunks, "none" if raw.bits else data.binarization, data.seed, split)
 
 
-def check_counts(dataset: RawDataset) -> None:
-    """Raise InputError if there are too few images for standard errors, or for an interpolation."""
+def check_counts(dataset: RawDataset, corrupt: Mapping[str, Sequence[str]]) -> None:
+    """Check that there are enough images for standard errors, and for an interpolation.
+
+    Args:
+        dataset: its readable images.
+        corrupt: path and reason of each other image, by split.
+
+    Raises:
+        InputError: a split has too few.
+    """
     counts = {split: len(images) for split, images in dataset.images.items()}
     for split, least in MIN_IMAGES.items():
         if counts[split] < least:
             split_text = ", ".join(f"{count} {name}" for name, count in counts.items())
-            if skipped := sum(map(len, dataset.skipped.values())):
-                split_text += f", {skipped} unreadable"
+            if unreadable := sum(map(len, corrupt.values())):
+                split_text += f", {unreadable} unreadable"
             raise InputError(
                 f"data: {dataset.dataset}: expected at least {least} images for {split}, got {counts[split]} "
                 f"({split_text}; {dataset.split}); add images, or change the fractions"

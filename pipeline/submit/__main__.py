@@ -23,6 +23,7 @@ from pipeline.dvc_internals import DvcException, Repo
 from pipeline.params.reading import load_params
 from pipeline.params.schema import Params, run_name
 from pipeline.running.redaction import redact
+from pipeline.running.trackers import check_submitted, sent_variables
 from pipeline.submit.project import copy_tracked
 from pipeline.submit.request import Request, read_request, source_hash, write_request
 from pipeline.submit.results import copy_results_back, share_results
@@ -89,6 +90,7 @@ def submit(options: argparse.Namespace) -> None:
     if options.attach or options.collect:
         request = read_request(uri, job)
     else:
+        check_submitted(os.environ)
         request = prepare(stages_to_run(options.targets, load_params(paths.PARAMS)), uri, job)
         if jobs:
             send(jobs, job, request.stages)
@@ -133,7 +135,7 @@ def collect(uri: str, job: str, request: Request, problems: list[str]) -> None:
 
 def send(jobs: "Jobs", job: str, stages: list[str]) -> None:
     """Submit a job with a copy of what git tracks; Ray fails if a file changes while it packs the folder."""
-    variables = {name: os.environ[name] for name in VARIABLES if os.environ.get(name)}
+    variables = {name: os.environ[name] for name in VARIABLES if os.environ.get(name)} | sent_variables(os.environ)
     with tempfile.TemporaryDirectory() as folder:
         copy = copy_tracked(Path.cwd(), Path(folder) / "project")
         jobs.submit(job, shlex.join(["python", "-m", "pipeline.submit.job", job, *stages]), copy, variables)

@@ -13,6 +13,7 @@ from flowvae.errors import InputError
 from pipeline.dvc_internals import DvcException, apply_overrides
 from pipeline.listing import working_in
 from pipeline.paths import PARAMS
+from pipeline.running.trackers import prepare_clients, requested_trackers
 from pipeline.workflow.copies import update_copy
 
 COPIES = Path(".dvc/tmp/overrides")
@@ -30,8 +31,9 @@ def overridden(overrides: Sequence[str]) -> Iterator[Path | None]:
         The copy, relative to the project; without overrides None, and the block works in the project itself.
 
     Raises:
-        InputError: one line per invalid override or key; nothing was changed.
+        InputError: one line per invalid override or key, or trackers cannot be used; nothing was changed.
     """
+    prepare_clients(requested_trackers(os.environ), Path.cwd())  # a copy shows its runs where the project does
     if not overrides:
         yield None
         return

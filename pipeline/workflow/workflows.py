@@ -3,6 +3,7 @@
 DVC decides which stages are stale, and runs them. `pipeline.workflow.order` decides what runs in parallel, and when.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timezone
@@ -19,6 +20,7 @@ from flowvae.errors import InputError
 from pipeline.dvc_internals import DvcException, has_remote
 from pipeline.running.records import durations
 from pipeline.running.redaction import redact
+from pipeline.running.trackers import SETTING
 from pipeline.workflow.artifacts import read_metrics, show
 from pipeline.workflow.children import child_processes, exclusive
 from pipeline.workflow.drift import compare, drift_line, fresh_checkout
@@ -133,6 +135,7 @@ def drift_check(
         concurrency: as for `reproduce`.
         stage_timeout: as for `reproduce`.
     """
+    os.environ.pop(SETTING, None)  # what it trains are not new runs
     with collecting_problems() as problems, fresh_checkout():
         graph = StageGraph(targets)
         committed = read_metrics(graph.repo)

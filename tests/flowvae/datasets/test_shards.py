@@ -132,7 +132,7 @@ def test_rows_are_cut_and_resized(tmp_path):
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        ({"png": b"junk"}, "cannot identify image file it"),
+        ({"png": b"junk"}, "cannot identify image file"),
         ({"png": PNG[:60]}, "truncated"),
         ({"txt": b"a cat"}, "no image or jpg or png beside txt, path"),
         ({"image": None}, "no image or jpg or png beside image, path"),

@@ -47,7 +47,7 @@ def test_images_are_decoded_in_place_as_files_are(archive, tmp_path):
     arrays, corrupt = decode_files({"train": images}, tmp_path / "work", 2, no_progress)
     expected = {name: random_pixels(8, 8, 3, seed=int(Path(name).stem)).transpose(2, 0, 1) for name in images.names}
     (damaged,) = corrupt["train"]
-    assert images.names[damaged] == "images/0007.png" and corrupt["train"][damaged] == "cannot identify image file it"
+    assert images.names[damaged] == "images/0007.png" and corrupt["train"][damaged] == "cannot identify image file"
     readable = [name for name in images.names if name != "images/0007.png"]
     assert np.array_equal(pixels_of(arrays["train"]), [expected[name] for name in readable])
 

@@ -208,6 +208,20 @@ def test_too_few_images(project, run_stage, complaint, tmp_path, split):
     assert not (project / "data/prepared").exists()
 
 
+def test_too_few_images_because_others_are_unreadable(project, run_stage, tmp_path):
+    for split in ("train", "valid", "test"):
+        write_images(tmp_path / f"few/{split}", 3)
+    for i in (0, 1):
+        (tmp_path / f"few/test/{i:05d}.png").write_bytes(b"no image")
+    choose(project, "folder", folder={"path": str(tmp_path / "few")}, max_corrupt=0.5)
+    run_stage(project, "fetch")
+    code, (*skipped, line) = run_stage(project, "prepare")
+    assert code == 1 and "for test, got 1 (3 train, 3 valid, 1 test, 2 unreadable; " in line
+    assert skipped == [
+        f"prepare: skipped {tmp_path / f'few/test/{i:05d}.png'}: cannot identify image file" for i in (0, 1)
+    ]
+
+
 @pytest.mark.parametrize("path", ["nowhere", "params.yaml"])
 def test_a_path_that_is_no_folder(project, complaint, path):
     choose(project, "folder", folder={"path": path})
