@@ -25,6 +25,7 @@ from flowvae.datasets.writing import Preparation, write_arrays
 from pipeline.__main__ import parse_options
 from pipeline.params.reading import check_params
 from pipeline.params.trees import value_at
+from pipeline.rows.__main__ import parse_options as parse_rows_options
 from pipeline.study.points import study_problems
 from pipeline.submit.__main__ import parse_options as parse_submit_options
 from pipeline.workflow.__main__ import parse_options as parse_workflow_options
@@ -51,12 +52,15 @@ TARGETS = {*STAGES, *(f"{stage}@{key}" for stage, keys in KEYS.items() for key i
 
 
 COMMANDS = get_command(app).commands  # of `flowvae`
-MODULES = {"run": "pipeline.workflow", "preset": "pipeline.preset", "submit": "pipeline.submit"}
+MODULES = {
+    **{"run": "pipeline.workflow", "preset": "pipeline.preset", "submit": "pipeline.submit"},
+    "study": "pipeline.rows",
+}
 
 
 def outputs() -> set[str]:
-    """The outputs of all stages, and the timings of studies."""
-    names = {f"timings/study/{study}.csv" for study in STUDIES}
+    """The outputs of all stages, the timings of studies, and what `flowvae study` writes."""
+    names = {f"timings/study/{study}.csv" for study in STUDIES} | {"reports/study/rows", "reports/study/models"}
     for stage, declared in STAGES.items():
         for entry in (entry for kind in ("outs", "metrics", "plots") for entry in declared.get(kind, ())):
             (name,) = entry if isinstance(entry, dict) else (entry,)
@@ -161,6 +165,8 @@ def check_python(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     elif module == "pipeline.preset":
         (name,) = arguments
         assert name in PRESETS or name in outputs()
+    elif module == "pipeline.rows":
+        assert not arguments or parse_rows_options().preset in PRESETS
     elif module == "benchmarks":
         assert set(arguments) <= set(BENCHMARKS)
     elif module == "pytest":

@@ -59,6 +59,39 @@ def submit(
     start("pipeline.submit", *(targets or ()), *context.args)
 
 
+def study(
+    preset: Annotated[
+        str, typer.Argument(metavar="PRESET", help="A file study-*.yaml in presets/ without its ending.")
+    ],
+    status: Annotated[
+        bool, typer.Option("--status", help="Only say how many rows are done and how long the rest takes.")
+    ] = False,
+    hours: Annotated[float | None, typer.Option(min=0, metavar="H", help="Start no row after H hours.")] = None,
+    parallel: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Rows at a time; default: one per core.")
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option(metavar="STUDY|REGEX", help="Only rows of this study, or with this in their names.")
+    ] = None,
+    finish: Annotated[
+        bool, typer.Option("--finish", help="Measure the NLL of all test images for the best row of each family.")
+    ] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep rows of which only the code changed: results are the same.")
+    ] = False,
+    findings: Annotated[bool, typer.Option("--findings", help="Write what the rows say, and its figures.")] = False,
+) -> None:
+    """Continue a study of many hours, row by row.
+
+    Rows that are done are in git, in reports/study/rows, so it goes on wherever the project is cloned. Without options,
+    all rows are trained that are missing, each from its last checkpoint.
+    """
+    flags = {"--status": status, "--finish": finish, "--keep": keep, "--findings": findings}
+    values = {"--hours": hours, "--parallel": parallel, "--only": only}
+    words = [word for name, value in values.items() if value is not None for word in (name, str(value))]
+    start("pipeline.rows", preset, *(name for name, chosen in flags.items() if chosen), *words)
+
+
 def status() -> None:
     """Show what is stale, runs or failed.
 
@@ -87,4 +120,5 @@ def add_to(app: typer.Typer) -> None:
     add(app, run, "run", "run train@vae-0", "run -S training.epochs=2 train@vae-0", context_settings=PASS_ON)
     add(app, preset, "preset five-minutes")
     add(app, submit, "submit", "submit vae --detach", context_settings=PASS_ON)
+    add(app, study, "study study-larochelle --hours 8", "study study-larochelle --status")
     add(app, status, "status")

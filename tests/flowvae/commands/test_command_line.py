@@ -18,7 +18,7 @@ from flowvae.commands.projects import QUIET
 ROOT = Path(__file__).parents[3]
 COMMANDS = (
     *("info", "sample", "reconstruct", "interpolate", "encode", "score", "impute", "export", "push"),
-    *("run", "preset", "submit", "status"),
+    *("run", "preset", "submit", "study", "status"),
 )
 HEAVY = ("torch", "numpy", "PIL", "safetensors", "rich", "flowvae.model", "flowvae.config")
 IMPORTED = f"""
@@ -108,7 +108,7 @@ def test_shells_complete_commands():
 
 
 def test_outside_of_a_project_is_one_line(tmp_path):
-    for command in (["run"], ["preset", "five-minutes"], ["submit"], ["status"]):
+    for command in (["run"], ["preset", "five-minutes"], ["submit"], ["study", "study-larochelle"], ["status"]):
         ran = flowvae_command(*command, folder=tmp_path)
         assert (ran.returncode, ran.stdout) == (1, "")
         assert ran.stderr == (
@@ -135,6 +135,8 @@ def project(tmp_path):
         "workflow/__main__",
         "submit/__init__",
         "submit/__main__",
+        "rows/__init__",
+        "rows/__main__",
         "preset",
         "status",
     ):
@@ -154,6 +156,7 @@ def project(tmp_path):
         (["preset", "five-minutes"], ["five-minutes"]),
         (["submit", "vae", "--address", "http://x", "--detach"], ["vae", "--address", "http://x", "--detach"]),
         (["submit", "--attach", "job"], ["--attach", "job"]),
+        (["study", "study-tiny", "--status"], ["study-tiny", "--status"]),
         (["status"], []),
     ],
 )
