@@ -41,7 +41,7 @@ def read_folder(root: Path, data: DataConfig) -> RawDataset:
     folder = folder_of(data)
     images, passed_over = list_images(folder, data)
     split = split_folder(images, data)
-    test_labels, train_labels = classes(*(split.images[name] for name in ("test", "train")), split.label_depth)
+    test_labels, train_labels = classes(split.images["test"], split.images["train"], split.label_depth)
     (height, width), color = data.folder.size, "colour" if data.folder.color else "grey"
     return RawDataset(
         images=split.images,
