@@ -31,10 +31,7 @@ from flowvae.model.settings import VAEConfig
 from flowvae.training.config import TrainingConfig
 from flowvae.training.gradients import backward, clip_gradients
 from flowvae.training.workers import SingleWorker
-from pipeline.params.reading import check_params, load_params, read_yaml
-from pipeline.params.trees import overlay
-from pipeline.paths import PARAMS
-from pipeline.preset import PRESETS
+from pipeline.params.reading import load_params
 
 RESULTS = Path(__file__).with_name("results.json")
 BATCH = 512  # images per step and GPU
@@ -89,26 +86,36 @@ class Step:
 
 
 def models() -> dict[str, VAEConfig]:
-    """The default model, and that of the preset `cifar10` with flows in posterior and prior."""
-    content, preset = (read_yaml(path) for path in (PARAMS, PRESETS / "cifar10.yaml"))
-    cifar10 = check_params(overlay(content, preset), PARAMS)
+    """The default model, and a model of the size that 32 x 32 colour images need."""
+    params = load_params(Path("params.yaml"))
+    default = params.vae_config("real-nvp-5", (1, 28, 28))
+    large = {
+        "latent_shape": [128],
+        "encoder": {"name": "conv", "channels": [128, 256], "hidden_features": [1024], "context_features": 128},
+        "decoder": {"name": "conv", "channels": [256, 128], "hidden_features": [1024]},
+    }
+    flow = default.posterior.model_dump(mode="json") | {"num_transforms": 10, "hidden_features": [512, 512]}
     return {
-        "default": load_params(PARAMS).vae_config("real-nvp-5", (1, 28, 28)),
-        "cifar10": cifar10.vae_config("both-conv-real-nvp", (3, 32, 32)),
+        "default": default,
+        "cifar10": VAEConfig.model_validate(
+            default.model_dump(mode="json") | large | {"posterior": flow, "image_shape": [3, 32, 32]}
+        ),
     }
 
 
 def measure() -> list[Entry]:
     """Count the operations of both models; time the operations of the default model, and all-reduce over loopback."""
     torch.set_num_threads(1)
-    training = load_params(PARAMS).training
+    training = load_params(Path("params.yaml")).training
     results = []
     for name, config in models().items():
         train_step = stepper(config, training, BATCH)
         with Counter() as counter, FlopCounterMode(display=False) as flops:
             train_step()
         num_weights = sum(parameter.numel() for parameter in build_vae(config, seed=0).parameters())
-        conditions = f"{name} model, one step of {BATCH} images, float32"
+        conditions = (
+            f"{name} model, real_nvp k = {config.posterior.num_transforms}, one step of {BATCH} images, float32"
+        )
         memory_conditions = f"{conditions}; reads and writes of each operation"
         gradients = f"{num_weights:,} weights in float32"
         results += [
