@@ -83,7 +83,7 @@ def study(
 ) -> None:
     """Continue a study of many hours, row by row.
 
-    Rows that are done are in git, in reports/study/rows, so it goes on wherever the project is cloned. Without options,
+    Rows that are done are in git, in reports/study/rows, so any clone continues it. Without options,
     all rows are trained that are missing, each from its last checkpoint.
     """
     flags = {"--status": status, "--finish": finish, "--keep": keep, "--findings": findings}

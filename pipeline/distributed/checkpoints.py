@@ -21,7 +21,7 @@ class RayCheckpoints:
     """Checkpoints that rank zero reports to Ray, which writes them to storage.
 
     One is due when the interval has passed, and when Ray announces that a node of the group leaves (a spot machine is
-    reclaimed, say). Training then goes on; once the node is gone, Ray restarts the group from there.
+    reclaimed, say). Training then continues; once the node is gone, Ray restarts the group from there.
 
     Args:
         interval: between two.

@@ -1,6 +1,6 @@
 """Continue a study, row by row: python -m pipeline.rows PRESET [OPTIONS], or flowvae study PRESET [OPTIONS].
 
-A row is a variant with a seed. Its record is in reports/study/rows, which is in git, so a study goes on wherever the
+A row is a variant with a seed. Its record is in reports/study/rows, which is in git, so a study continues wherever the
 project is cloned. A row is trained again only if its settings, its data, or the code of model, data and training
 changed. Without options, all rows are trained that have no record, each from its last checkpoint.
 """

@@ -75,7 +75,7 @@ def run_apart(command: Sequence[str], received: Sequence[int], log: Path, watche
         Its exit code.
     """
     with EventPipe() as events, log.open("ab") as output:
-        output.truncate(0)  # and not "wb": another run may wait here for the end of the first, which goes on writing
+        output.truncate(0)  # and not "wb": another run may wait here for the end of the first, which continues to write
         process = subprocess.Popen(
             [*command, str(events.end)], stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT,
             start_new_session=True, pass_fds=[events.end],

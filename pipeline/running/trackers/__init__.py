@@ -82,7 +82,7 @@ def sent_variables(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 class Trackers:
-    """One run in several trackers. The first failure of a tracker is a line, and the run goes on without it.
+    """One run in several trackers. The first failure of a tracker is a line, and the run continues without it.
 
     Args:
         run: to create or to continue; None for none.
