@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from pipeline.params.schema import Params, run_name
 from pipeline.running.timings import git_revision
 from pipeline.running.trackers import RUN, Trackers, prepare_clients, requested_trackers
 from pipeline.running.trackers.tracker import TrackedRun, Value
-from pipeline.scores import metric_names
 
 TRACKED = ("train", "evaluate", "study")
 TIMED = ("seconds", "images_per_second", "device", "placement")  # of timings/STAGE/NAME.json
@@ -54,7 +53,8 @@ def tracked(stage: str, params: Params, options: Mapping[str, Any]) -> Iterator[
         rows = read_csv(paths.CURVES / f"{run.name}.csv")
         trackers.complete([{column: float(value) for column, value in row.items()} for row in rows])
     else:
-        trackers.add(scores_of(read_json(paths.METRICS / f"{run.name}.json")))
+        scores = read_json(paths.METRICS / f"{run.name}.json")
+        trackers.add(scores_of(scores, scores))
     timing = read_json(paths.TIMINGS / stage / f"{run.name}.json")
     trackers.add({f"{stage}_{name}": timing[name] for name in TIMED})
     trackers.close()
@@ -92,6 +92,6 @@ def config_of(spec: RunSpec) -> dict[str, Any]:
     }
 
 
-def scores_of(values: Mapping[str, Value]) -> dict[str, Value]:
+def scores_of(values: Mapping[str, Value], names: Iterable[str]) -> dict[str, Value]:
     """Scores on the test set under names that say so."""
-    return {f"test_{name}": values[name] for name in metric_names()}
+    return {f"test_{name}": values[name] for name in names}

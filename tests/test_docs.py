@@ -203,7 +203,7 @@ def test_commands_are_found():
         ["python", "-m", "pipeline.preset", "depth"],
     ]
     for name, path in PRESETS.items():
-        assert ["python", "-m", "pipeline.preset", name] in list(commands(read(path)))
+        assert ["flowvae", "preset", name] in list(commands(read(path)))
 
 
 def test_every_preset_is_documented():

@@ -167,5 +167,7 @@ def test_pins_are_for_pythons_that_they_support(python):
             continue
         checked += 1
         if pin.marker is None or pin.marker.evaluate(environment):
-            assert python in SpecifierSet(found.metadata["Requires-Python"] or ""), f"{pin} is not for Python {python}"
+            assert python in SpecifierSet(found.metadata.get("Requires-Python") or ""), (
+                f"{pin} is not for Python {python}"
+            )
     assert checked > 100

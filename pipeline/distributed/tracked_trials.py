@@ -10,6 +10,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from pipeline.distributed.training import EPOCH, METRIC
 from pipeline.running.trackers import Trackers
 from pipeline.running.trackers.tracker import TrackedRun, Value
+from pipeline.scores import metric_names
 from pipeline.study.trials import Trial
 from pipeline.tracking import config_of, scores_of
 
@@ -49,7 +50,7 @@ class TrackedTrials(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         row = self.stored_row(self.find(trial.config)) or {}
-        scores = scores_of(row) if row.get("status") == "finished" else {}
+        scores = scores_of(row, metric_names()) if row.get("status") == "finished" else {}
         self._close(trial, scores, failed=row.get("status") == "diverged" or "reason" in trial.last_result)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:

@@ -14,7 +14,7 @@ from pipeline import paths
 from pipeline.rows.places import is_locked, state_folder
 from pipeline.rows.plan import Row
 from pipeline.rows.records import Record, read_record
-from pipeline.rows.work import INTERRUPTED
+from pipeline.rows.work import ELSEWHERE, INTERRUPTED
 from pipeline.running.machine import available_cpus
 
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -70,7 +70,7 @@ def run_rows(preset: str, rows: Sequence[Row], parallel: int, hours: float | Non
                 workers.remove(worker)
                 worker.release()
                 done += 1
-                if worker.process.returncode:
+                if worker.process.returncode not in (0, ELSEWHERE):
                     failed.append(f"{worker.row.name}: {worker.message()}")
                 print(line_of(worker, done, len(rows)), flush=True)
     if todo:
@@ -118,13 +118,15 @@ def start(preset: str, row: Row, parallel: int, finish: bool) -> Worker:
 def line_of(worker: Worker, done: int, total: int) -> str:
     """What came of a row."""
     minutes = (time.monotonic() - worker.started) / 60
-    record = read_record(worker.row)
     if worker.process.returncode == INTERRUPTED:
         result = "interrupted"
+    elif worker.process.returncode == ELSEWHERE:
+        result = "left to another process"
     elif worker.process.returncode:
         result = f"failed: {worker.message()}"
     else:
-        result = text_of(record) if record else "is trained by another process"
+        record = read_record(worker.row)
+        result = text_of(record) if record else "its record is gone"
     return f"study: {worker.row.name}: {result} ({minutes:.0f} min; {done} of {total})"
 
 

@@ -30,12 +30,12 @@ from pipeline.rows.plan import Row, load_preset, rows_of
 from pipeline.rows.records import Record, is_current, read_record, write_record
 
 CURVES = ("train_negative_elbo", "valid_negative_elbo", "valid_reconstruction", "valid_kl", "max_grad_norm")
-INTERRUPTED = 130
+INTERRUPTED, ELSEWHERE = 130, 3  # exit codes; the second if another process has trained the row, or trains it
 SECONDS_FOR_A_LOOK = 2  # at a lock, by a process that only asks whether it is held
 
 
 def main() -> int:
-    """Exit code 0 if the row has its record, or another process works on it; 1 after one line on standard error."""
+    """Exit code 0 if the row has its record now, ELSEWHERE if another process has it, 1 after a line on standard error."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.rows.work", description=__doc__)
     parser.add_argument("preset")
     parser.add_argument("row")
@@ -47,9 +47,12 @@ def main() -> int:
         preset, params = load_preset(options.preset)
         row = next(row for row in rows_of(preset, params) if row.name == options.row)
         with lock_of(row, SECONDS_FOR_A_LOOK):
-            (finish_row if options.finish else complete_row)(row)
+            if options.finish:
+                finish_row(row)
+            elif not complete_row(row):
+                return ELSEWHERE
     except Timeout:  # another process works on the row
-        return 0
+        return ELSEWHERE
     except (InputError, OSError) as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return 1
@@ -64,18 +67,22 @@ def end_with_parent() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def complete_row(row: Row) -> None:
-    """Train and score a row, and write its record, unless it has one.
+def complete_row(row: Row) -> bool:
+    """Train and score a row, and write its record, unless another process has written one.
+
+    Returns:
+        Whether the row was trained.
 
     Raises:
         InputError: the data are missing or damaged.
     """
     data = checksums(read_metadata(prepared_folder(row.preset)))
     if (record := read_record(row)) and is_current(row, record, data):
-        return
+        return False
     checkpoints = checkpoints_of(row, data)
     write_record(row, *computed(row, data, checkpoints))
     checkpoints.remove()
+    return True
 
 
 def computed(row: Row, data: dict[str, str], checkpoints: CheckpointFolder) -> tuple[Record, ImageScores | None]:

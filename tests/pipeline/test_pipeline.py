@@ -134,7 +134,7 @@ def test_page_is_complete_and_self_contained(reproduced):
     assert page.addresses.count("figures/against_time.png") == 1  # a link: times are in no output, nor in the page
     others = [address for address in page.addresses if not address.startswith(("data:image/", "#"))]
     assert others == ["data:,", "figures/against_time.png"]  # the icon: without it, browsers ask for one
-    shown = len(STUDIES) + 3 * len(VARIANTS) + len(VARIANTS) + 1  # galleries, paths, and images of the maps
+    shown = len(STUDIES) + 4 * len(VARIANTS) + len(VARIANTS) + 1  # galleries, paths, and images of the maps
     assert page.tags.count("img") == shown
     assert page.tags.count("table") == 5 + len(STUDIES)  # of variants, curves, uses, diagnostics, and published results
     assert not {"iframe", "object", "embed"} & set(page.tags)

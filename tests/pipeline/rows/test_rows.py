@@ -195,8 +195,9 @@ def test_two_commands_in_one_folder_train_no_row_twice(project):
     assert [process.wait(PATIENCE) for process in processes] == [0, 0]
     lines = (project / "output.txt").read_text().splitlines()
     trained = [line.split(": ")[1] for line in lines if "−ELBO" in line]
-    assert sorted(trained) == sorted(NAMES)
-    assert record_names(project) == set(NAMES)
+    names = {*NAMES, "prior/none-0-0"}  # which has fewer epochs than the plain VAE of the other study
+    assert sorted(trained) == sorted(names)
+    assert record_names(project) == names
 
 
 @pytest.mark.parametrize(
@@ -204,7 +205,7 @@ def test_two_commands_in_one_folder_train_no_row_twice(project):
     [
         (lambda text: text[:300], "damaged (not JSON); "),
         (lambda text: text.replace('"status": "finished"', '"status": "fine"'), "damaged (status: Input should be "),
-        (lambda text: text.replace('"seed": 0,', "", 1), "damaged (evaluation.seed: Field required); "),
+        (lambda text: text.replace('"seed": 0,', "", 1), "damaged (seed: Field required); "),
     ],
 )
 def test_a_damaged_record_is_one_line(done, damage, message, study):
@@ -226,12 +227,12 @@ def test_a_row_that_diverges_is_recorded_with_its_reason(project, study):
     ran = study(project, "--only", "prior/prior_real_nvp")
     content = record(project, "prior/prior_real_nvp-1-0")
     assert (content["status"], content["scores"]) == ("diverged", {})
-    assert content["reason"].startswith("the loss") and f"diverged: {content['reason']}" in ran.stdout
-    assert "diverged: prior/prior_real_nvp-1-0: the loss" in study(project, "--status").stdout
+    assert content["reason"].startswith("loss is not finite") and f"diverged: {content['reason']}" in ran.stdout
+    assert "diverged: prior/prior_real_nvp-1-0: loss" in study(project, "--status").stdout
     assert started(study(project, "--only", "prior/prior_real_nvp")) == []
 
 
-def test_a_row_that_fails_is_one_line_and_the_others_go_on(project, study):
+def test_a_row_that_fails_is_one_line_and_the_others_continue(project, study):
     (project / "data/study" / PRESET / "data/prepared/test.npy").write_bytes(b"nothing")
     ran = study(project, "--only", "0-0", check=False)
     assert ran.returncode == 1

@@ -41,7 +41,7 @@ def ink(arrays: dict[str, np.ndarray]) -> float:
 @pytest.mark.parametrize("binarization", ["static", "larochelle", "threshold"])
 def test_bits(prepare, binarization):
     metadata, arrays = prepare(binarization)
-    assert set(arrays) == {*COUNTS, "test_labels"}
+    assert set(arrays) == {*COUNTS, "test_labels", "train_labels"}
     for split, count in COUNTS.items():
         assert arrays[split].shape == (count, 1, 28, 28)
         assert arrays[split].dtype == np.uint8

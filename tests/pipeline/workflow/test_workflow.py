@@ -93,8 +93,9 @@ def test_without_a_server_it_does_what_dvc_repro_does(copy, prefect_home):
     assert again.returncode == 0 and ran_in(again) == {"fetch"}
     assert "stages up to date, 1 ran in " in again.stdout
     (results,) = copy.joinpath("reports/results.md").read_text().split("\n\n## ")[:1]
+    table = again.stdout.partition("\n\nvariant")[2].partition("\n\n")[0]
     rows = [line.split("|")[1].strip() for line in results.splitlines() if line.startswith("|")][2:]
-    assert [line.split()[0] for line in again.stdout.splitlines() if line.startswith(tuple(rows))] == rows
+    assert [line.split()[0] for line in table.splitlines()[1:]] == rows
     assert f"{(copy / 'reports/index.html').as_uri()}#paths" in again.stdout
 
 
