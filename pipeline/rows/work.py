@@ -35,7 +35,7 @@ SECONDS_FOR_A_LOOK = 2  # at a lock, by a process that only asks whether it is h
 
 
 def main() -> int:
-    """Exit code 0 if the row has its record now, ELSEWHERE if another process has it, 1 after a line on standard error."""
+    """Exit code 0 if the row has its record now, ELSEWHERE if another process has it; 1 after a line on stderr."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.rows.work", description=__doc__)
     parser.add_argument("preset")
     parser.add_argument("row")
