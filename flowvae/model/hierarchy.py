@@ -110,7 +110,7 @@ class HierarchicalVAE(VAE):
         return self.decoder.get_parameter("start")
 
     def posterior(self, x: Tensor) -> TransformedDistribution:
-        noise = x.new_zeros(x.shape[0], self.latent_dim)  # len(x) would fix the batch size of an exported graph
+        noise = x.new_zeros(x.shape[0], self.latent_dim)
         base = DiagonalNormal(noise, torch.ones_like(noise))
         return TransformedDistribution(base, self.posterior_transform(x))
 

@@ -64,7 +64,7 @@ class LevelByLevel(Transform):
             ladjs.append(ladj)
             return given[level] if latents else result
 
-        self.decoder.walk(len(rows), choose)
+        self.decoder.walk(rows.shape[0], choose)
         total = torch.stack(ladjs).sum(0)
         return torch.cat(results, dim=-1).unflatten(0, values.shape[:-1]), total.unflatten(0, values.shape[:-1])
 
@@ -120,7 +120,7 @@ class HierarchicalPosterior(LevelByLevel):
     ) -> tuple[Tensor, Tensor, Transform]:
         """Loc and log-scale of a level before its flow, shape (n, C, H, W), and its flow."""
         features = self.features[self.encoder.stage_of_level[level]]
-        features = features.repeat(len(hidden) // max(1, len(features)), 1, 1, 1)
+        features = features.repeat(hidden.shape[0] // max(1, features.shape[0]), 1, 1, 1)
         shift, more, context = (part.to(dtype) for part in self.encoder.heads[level](hidden, features))
         flow = self.flows[level]
         with full_precision(hidden.device):

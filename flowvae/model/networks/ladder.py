@@ -200,7 +200,7 @@ class LadderDecoder(nn.Module):
         """z (*sample_shape, batch, D) -> parameters (*sample_shape, batch, P, height, width)."""
         rows = z.flatten(0, -2)
         given = split_levels(rows, self.latent_shape)
-        output: Tensor = self.to_image(self.walk(len(rows), lambda level, *path: given[level]))
+        output: Tensor = self.to_image(self.walk(rows.shape[0], lambda level, *path: given[level]))
         return output.unflatten(0, z.shape[:-1])
 
     def walk(self, num_images: int, choose: Choose) -> Tensor:

@@ -118,7 +118,14 @@ def test_networks_and_likelihoods(config, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("flows", [("none", "none"), ("planar", "real_nvp"), ("conv_real_nvp", "conv_real_nvp")])
+@pytest.mark.parametrize(
+    "flows",
+    [
+        ("none", "none"),
+        ("planar", "real_nvp"),
+        pytest.param(("conv_real_nvp", "conv_real_nvp"), marks=pytest.mark.slow),  # a minute
+    ],
+)
 def test_hierarchies(flows, tmp_path):
     assert NETWORKS["ladder"].of_levels
     check_against_torch(hierarchy(*flows, **RGB, likelihood=MIXTURE), tmp_path)
