@@ -138,5 +138,4 @@ def imputation_figure(vae: VAE, config: ImputationConfig, test: ImageSet, seed: 
         "observed": torch.where(missing, GREY, x),
         f"imputed, {config.num_steps} steps of the chain": imputed,
     }
-    eight_bit = test.reading == "levels"
-    return np.concatenate([titled_rows(title, some, eight_bit) for title, some in titled.items()])
+    return titled_rows(titled, test.reading == "levels", columns=len(x))

@@ -1,5 +1,6 @@
 """Figures of images that a trained model makes: samples, the training images nearest to them, and reconstructions."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,7 +51,7 @@ def draw_galleries(vae: VAE, train: ImageSet, test: ImageSet, config: Evaluation
     near = nearest_images(samples, train)
     return Galleries(
         {
-            "samples": np.concatenate([titled_rows(title, some, eight_bit) for title, some in titled.items()]),
+            "samples": titled_rows(titled, eight_bit, min(FIGURE_COLUMNS, max(map(len, titled.values())))),
             "nearest": pairs_of_rows(samples[:count], near.images[:count], eight_bit),
             "reconstructions": pairs_of_rows(x[:count], reconstructions(vae, x[:count]), eight_bit),
         },
@@ -87,9 +88,14 @@ def reconstructions(vae: VAE, x: Tensor) -> Tensor:
     return vae.likelihood(vae.posterior(x).push_loc()).mean
 
 
-def titled_rows(title: str, images: Tensor, eight_bit: bool) -> np.ndarray:
-    """Images in rows, below a title."""
-    return with_titles(image_grid(rows_of(as_ink(images, eight_bit=eight_bit), FIGURE_COLUMNS)), [title])
+def titled_rows(titled: Mapping[str, Tensor], eight_bit: bool, columns: int) -> np.ndarray:
+    """Sets of images in rows of the same number of columns, each set below its title."""
+    grids = []
+    for title, images in titled.items():
+        ink = as_ink(images, eight_bit=eight_bit)
+        blank = ink.new_zeros(max(0, columns - len(ink)), *ink.shape[1:])
+        grids.append(with_titles(image_grid(rows_of(torch.cat((ink, blank)), columns)), [title]))
+    return np.concatenate(grids)
 
 
 def pairs_of_rows(upper: Tensor, lower: Tensor, eight_bit: bool) -> np.ndarray:
