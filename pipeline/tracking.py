@@ -1,4 +1,4 @@
-"""What trackers are told about a run before it is trained, and what they get once a stage has ended."""
+"""The description of a run that trackers receive before training, and the results that they receive after a stage."""
 
 import os
 import sys

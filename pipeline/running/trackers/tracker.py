@@ -1,4 +1,4 @@
-"""What every tracker does with a run, and what it is told about it."""
+"""The interface of a tracker, and the description of a run that it receives."""
 
 import json
 from abc import ABC, abstractmethod

@@ -20,7 +20,7 @@ stages:
     deps: [quick.txt]
     outs: [slow.txt]
   broken:
-    cmd: 'echo reading; test -e mended || { echo "the disk is on fire" >&2; exit 3; }; cp source.txt broken.txt'
+    cmd: 'echo reading; test -e fixed || { echo "the disk is on fire" >&2; exit 3; }; cp source.txt broken.txt'
     deps: [source.txt]
     outs: [broken.txt]
   after:
@@ -76,7 +76,7 @@ def test_a_run_in_which_a_stage_fails_and_one_in_which_none_does(project):
     assert "Flow run" in (project / "logs/workflow.log").read_text()
     assert "  broken  the disk is on fire; log: logs/stages/broken.log" in status(project)
 
-    (project / "mended").touch()
+    (project / "fixed").touch()
     ran = command(project, *RUN, *TARGETS, PREFECT_HOME=str(project.parent / "home"), **NO_PROXY)
     first, *lines, last = (re.sub(r"\d+ (s|min)\b", "N s", line) for line in ran.stdout.splitlines())
     assert first == "4 stages, of which 2 may run, up to 2 at a time; time left unknown: no timing yet of broken, after"
